@@ -1,0 +1,253 @@
+"""What runs containers: the protocol that every engine fulfils, and the values that cross it.
+
+An engine knows nothing of Jupyter, kernels or projects. Every call is a coroutine that never blocks its event
+loop, ends within a limit, and raises only errors of the `EngineError` family (`errors.py`): whatever the engine's own
+library raises is turned into one of them. ``tests/test_engine_contract.py`` holds each engine to this, the fake included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from typing import Literal, Protocol
+
+
+class Engine(Protocol):
+    """One engine, reached. Made without I/O: the first call connects."""
+
+    async def info(self) -> EngineInfo: ...
+
+    async def image(self, reference: str) -> ImageInfo | None:
+        """The image of that name, tag or id; None when there is none here. Never pulls."""
+        ...
+
+    def build(self, request: BuildRequest) -> AsyncIterator[BuildProgress]:
+        """Build an image; the last value carries the new image's id.
+
+        Leaving the iterator early (``aclose``) cancels the build. Raises `BuildFailedError` with the line of the Dockerfile.
+        """
+        ...
+
+    async def import_image(self, archive: Path, reference: str, changes: Sequence[str] = ()) -> ImageInfo:
+        """Make an image of one layer from a tar archive of a root file system; `changes` are Dockerfile instructions."""
+        ...
+
+    async def tag(self, image_id: str, reference: str) -> None: ...
+
+    async def remove_image(self, reference: str) -> None:
+        """Remove a tag, or an image by id. No error when it is not there."""
+        ...
+
+    async def containers(self, labels: Mapping[str, str]) -> list[ContainerInfo]:
+        """All containers, running or not, that carry every one of `labels`."""
+        ...
+
+    async def container(self, name: str) -> ContainerInfo | None:
+        """The container of that exact name or id, or None."""
+        ...
+
+    async def create(self, spec: ContainerSpec) -> ContainerInfo:
+        """Create a container and leave it stopped. Raises `ConflictError` when the name is taken."""
+        ...
+
+    async def start(self, container: str) -> None:
+        """Start it; no error when it runs already."""
+        ...
+
+    async def stop(self, container: str, grace: float) -> None:
+        """Ask its main process to end, kill it after `grace` seconds; no error when it is stopped already."""
+        ...
+
+    async def remove(self, container: str) -> None:
+        """Kill and remove it with its anonymous volumes; no error when it is gone already."""
+        ...
+
+    async def read_file(self, container: str, path: PurePosixPath) -> bytes | None:
+        """A regular file of the container, running or not (1 MiB at most); None when it is not there."""
+        ...
+
+    async def write_files(self, container: str, files: Sequence[ContainerFile]) -> None:
+        """Write files and directories into the container, running or not."""
+        ...
+
+    async def exec(
+        self,
+        container: str,
+        argv: Sequence[str],
+        *,
+        user: str = "",
+        env: Mapping[str, str] | None = None,
+        cwd: str = "",
+        terminal: bool = False,
+    ) -> Stream:
+        """Run a command in a running container and return its open stream.
+
+        `terminal` gives it a pseudo-terminal. Raises `ContainerExitedError` when the container does not run.
+        """
+        ...
+
+    async def logs(self, container: str, tail: int = 200) -> str:
+        """The last lines that its main process wrote."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Stream(Protocol):
+    """The two ends of a command that runs in a container. Ending the stream does not end the command."""
+
+    async def read(self) -> bytes:
+        """Some bytes of standard output, as soon as there are any; ``b""`` at its end."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Send bytes to standard input; returns when they are on their way. Raises `EngineError` when it is closed."""
+        ...
+
+    async def resize(self, columns: int, rows: int) -> None:
+        """Tell the command's pseudo-terminal its new size."""
+        ...
+
+    async def exit_code(self) -> int | None:
+        """The command's exit code; None while it runs or when the engine does not know."""
+        ...
+
+    @property
+    def errors(self) -> str:
+        """The last 16 KiB that the command wrote to standard error so far."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+ContainerState = Literal["created", "running", "paused", "restarting", "removing", "exited", "dead"]
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What an engine is and what it cannot do. `cannot` holds one sentence for each missing capability.
+
+    `rootless`: uid 0 in a container is not uid 0 on the host (rootless, or user namespaces): files of the project
+    belong to the user only when the container runs as 0:0. `local`: the engine sees this machine's file system.
+    """
+
+    name: str
+    version: str
+    local: bool
+    rootless: bool = False
+    runtimes: tuple[str, ...] = ()
+    cpus: int = 0
+    memory: int = 0
+    cannot: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """`size` in bytes; `id` is the content id, ``sha256:...``."""
+
+    id: str
+    tags: tuple[str, ...]
+    created: datetime
+    size: int
+    labels: Mapping[str, str]
+    env: Mapping[str, str]
+    user: str = ""
+    architecture: str = ""
+
+
+@dataclass(frozen=True)
+class ContainerInfo:
+    id: str
+    name: str
+    state: ContainerState
+    image_id: str
+    labels: Mapping[str, str]
+    created: datetime
+    exit_code: int | None = None
+    oom_killed: bool = False
+    started: datetime | None = None
+
+    @property
+    def running(self) -> bool:
+        return self.state == "running"
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A directory of the host at `target` in the container."""
+
+    source: Path
+    target: PurePosixPath
+    read_only: bool = False
+
+
+@dataclass(frozen=True)
+class GpuRequest:
+    """`count` GPUs (-1: all), or the ones named in `ids` (index, UUID or MIG UUID)."""
+
+    count: int = 0
+    ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ContainerSpec:
+    """A container to be created. Bytes for memory and shm, CPUs as a number (1.5 is one and a half)."""
+
+    name: str
+    image: str
+    entrypoint: tuple[str, ...]
+    user: str = ""
+    working_dir: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    mounts: tuple[Mount, ...] = ()
+    hostname: str = ""
+    network: str = ""
+    shm_size: int | None = None
+    memory: int | None = None
+    cpus: float | None = None
+    pids_limit: int | None = None
+    gpus: GpuRequest | None = None
+
+
+@dataclass(frozen=True)
+class ContainerFile:
+    """A file (`content` is bytes) or a directory (`content` is None) to be written into a container."""
+
+    path: PurePosixPath
+    content: bytes | None
+    uid: int
+    gid: int
+    mode: int
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """`directory` is the build context, `dockerfile` the text to build from (it need not be what is on disk)."""
+
+    directory: Path
+    dockerfile: str
+    tag: str
+    args: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    pull: bool = False
+    no_cache: bool = False
+
+
+@dataclass(frozen=True)
+class BuildProgress:
+    """One thing that happened during a build.
+
+    `step` of `steps`, and `name`, say where it is (0 of 0: not known); `line` is the 1-based line of the Dockerfile;
+    `log` is output, with its line ends; `image_id` stands in the last value only.
+    """
+
+    step: int = 0
+    steps: int = 0
+    name: str = ""
+    line: int | None = None
+    cached: bool = False
+    log: str = ""
+    image_id: str = ""

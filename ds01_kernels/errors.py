@@ -1,0 +1,146 @@
+"""What can go wrong, as one tree.
+
+::
+
+    Ds01Error                      500
+    ├── BadInputError              400   what the user gave cannot be used
+    │   ├── BadProjectNameError    400
+    │   └── SettingError           400   a setting of the admin's or of a project's
+    ├── NotFoundError              404
+    │   ├── NoSuchProjectError     404
+    │   └── NotBuiltError          404   the project's image has not been built
+    ├── ConflictError              409   somebody else is at it, or it changed meanwhile
+    │   └── KernelsRunningError    409
+    ├── EngineError                502   the engine answered, and said no
+    │   ├── EngineUnreachableError 503
+    │   ├── EngineDeniedError      403
+    │   ├── EngineTimeoutError     504
+    │   ├── BuildFailedError       422
+    │   └── ContainerExitedError   502
+    ├── AgentError                 502   the agent inside the container
+    │   ├── NoPythonError          422
+    │   ├── NoIpykernelError       422
+    │   ├── AgentLostError         502
+    │   └── ProtocolError          502   bytes that are not the agent's protocol
+    └── KernelFailedError          502   the kernel process ended before it answered
+
+Every error has a sentence for the user (``str(error)``), what to do about it (``remedy``, may be empty), a
+word that programs can rely on (``reason``), and the HTTP status that fits, as a hint for whoever speaks HTTP.
+"""
+
+from __future__ import annotations
+
+
+class Ds01Error(Exception):
+    """The root: whatever this package raises on purpose."""
+
+    status = 500
+    reason = "error"
+
+    def __init__(self, message: str, *, remedy: str = "") -> None:
+        super().__init__(message)
+        self.remedy = remedy
+
+    @property
+    def sentence(self) -> str:
+        """What is wrong and what to do, in one line of text."""
+        return f"{self} {self.remedy}".strip()
+
+
+class BadInputError(Ds01Error):
+    status = 400
+    reason = "bad-input"
+
+
+class BadProjectNameError(BadInputError):
+    reason = "bad-project-name"
+
+
+class SettingError(BadInputError):
+    reason = "bad-setting"
+
+
+class NotFoundError(Ds01Error):
+    status = 404
+    reason = "not-found"
+
+
+class NoSuchProjectError(NotFoundError):
+    reason = "no-such-project"
+
+
+class NotBuiltError(NotFoundError):
+    reason = "not-built"
+
+
+class ConflictError(Ds01Error):
+    status = 409
+    reason = "conflict"
+
+
+class KernelsRunningError(ConflictError):
+    reason = "kernels-running"
+
+
+class EngineError(Ds01Error):
+    status = 502
+    reason = "engine"
+
+
+class EngineUnreachableError(EngineError):
+    status = 503
+    reason = "engine-unreachable"
+
+
+class EngineDeniedError(EngineError):
+    status = 403
+    reason = "engine-denied"
+
+
+class EngineTimeoutError(EngineError):
+    status = 504
+    reason = "engine-timeout"
+
+
+class BuildFailedError(EngineError):
+    """``line`` is the 1-based line of the Dockerfile that failed, when it is known; ``log`` its last output."""
+
+    status = 422
+    reason = "build-failed"
+
+    def __init__(self, message: str, *, remedy: str = "", line: int | None = None, log: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.line = line
+        self.log = log
+
+
+class ContainerExitedError(EngineError):
+    reason = "container-exited"
+
+
+class AgentError(Ds01Error):
+    status = 502
+    reason = "agent"
+
+
+class NoPythonError(AgentError):
+    status = 422
+    reason = "no-python"
+
+
+class NoIpykernelError(AgentError):
+    status = 422
+    reason = "no-ipykernel"
+
+
+class AgentLostError(AgentError):
+    reason = "agent-lost"
+
+
+class ProtocolError(AgentError):
+    reason = "protocol"
+
+
+class KernelFailedError(Ds01Error):
+    status = 502
+    reason = "kernel-failed"
