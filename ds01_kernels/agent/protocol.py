@@ -1,0 +1,123 @@
+"""The messages between a client and the agent, shared by both sides.
+
+A frame is a four-byte big-endian length, one byte for its kind, and that many bytes less one of body. Kind ``J`` holds one
+JSON object in UTF-8: a message, whose ``kind`` names it. Kind ``D`` holds eight bytes of stream id and raw bytes. Nothing else is legal; a reader that
+meets something else raises `FramingError` and closes, since there is no way to find the next frame.
+
+=================  ========  ==============================================================================
+message            from      fields
+=================  ========  ==============================================================================
+hello              client    protocol, client, owner, grace (s), nonce
+welcome            agent     protocol, pid, survey, nonce, kernels {id: pid}, exits {id: exit}, ended [id]
+prepare            client    path, first, env: what the zygote is to be started with
+spawn              client    call, kernel, cwd, env, files, connection, arguments
+spawned            agent     call, kernel, pid, how ("fork", "start"), note
+ready              agent     kernel: its five sockets are bound
+signal             client    kernel, signum
+end                client    kernel: SIGKILL to all that is left of it
+exited             agent     kernel, code (as `subprocess.Popen.returncode`), detail
+adopt              client    call, kernel, client: the one that has it now
+adopted            agent     call, pid
+goodbye            client    its kernels are to end now
+count              client    call
+counted            agent     call, kernels: of all clients
+error              agent     call, message: that call failed, the stream goes on
+=================  ========  ==============================================================================
+"""
+
+import json
+import struct
+
+VERSION = 1
+
+#: Longer frames are refused: no message comes near it, and a peer must not make us reserve memory.
+MAX_FRAME = 16 * 1024 * 1024
+
+_HEADER = struct.Struct(">I")
+_STREAM = struct.Struct(">Q")
+
+
+class FramingError(Exception):
+    """The bytes are not frames of this protocol."""
+
+
+class Data:
+    """Raw bytes of one byte stream."""
+
+    __slots__ = ("content", "stream")
+
+    def __init__(self, stream, content):
+        self.stream = stream
+        self.content = content
+
+    def __eq__(self, other):
+        return isinstance(other, Data) and (self.stream, self.content) == (other.stream, other.content)
+
+    def __hash__(self):
+        return hash((self.stream, self.content))
+
+
+def encode(message):
+    """The frame of a message (a dict with a ``kind``) or of a `Data`."""
+    if isinstance(message, Data):
+        body = b"D" + _STREAM.pack(message.stream) + message.content
+    else:
+        body = b"J" + json.dumps(message, separators=(",", ":")).encode("utf-8", "surrogateescape")
+    if len(body) > MAX_FRAME:
+        raise FramingError("a frame of %d bytes is over the limit of %d" % (len(body), MAX_FRAME))
+    return _HEADER.pack(len(body)) + body
+
+
+class Decoder:
+    """Turns bytes, in pieces of any size, into messages."""
+
+    def __init__(self):
+        self._buffer = bytearray()
+        self._failed = False
+
+    def feed(self, data):
+        """The messages that `data` completes, in order. Raises `FramingError`, after which it takes no more."""
+        if self._failed:
+            raise FramingError("this stream has failed before")
+        self._buffer += data
+        messages = []
+        try:
+            while True:
+                body = self._next_body()
+                if body is None:
+                    return messages
+                messages.append(_decode(body))
+        except FramingError:
+            self._failed = True
+            raise
+
+    def _next_body(self):
+        if len(self._buffer) < _HEADER.size:
+            return None
+        (length,) = _HEADER.unpack_from(self._buffer)
+        if not 0 < length <= MAX_FRAME:
+            raise FramingError("a frame of %d bytes is not legal" % length)
+        end = _HEADER.size + length
+        if len(self._buffer) < end:
+            return None
+        body = bytes(self._buffer[_HEADER.size : end])
+        del self._buffer[:end]
+        return body
+
+
+def _decode(body):
+    kind, content = body[:1], body[1:]
+    if kind == b"D":
+        if len(content) < _STREAM.size:
+            raise FramingError("a data frame without its stream")
+        return Data(_STREAM.unpack_from(content)[0], content[_STREAM.size :])
+    if kind != b"J":
+        raise FramingError("a frame of kind %r is not known" % kind)
+    try:
+        message = json.loads(content.decode("utf-8", "surrogateescape"))
+    # Deep nesting exhausts the parser's stack.
+    except (ValueError, RecursionError) as error:
+        raise FramingError("a message is not JSON") from error
+    if not isinstance(message, dict) or not isinstance(message.get("kind"), str):
+        raise FramingError("a message has no kind")
+    return message

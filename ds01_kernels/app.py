@@ -1,0 +1,115 @@
+"""The command line: ``jupyter ds01 VERB ...``.
+
+A failing command exits 1 with one sentence on stderr, wrong usage exits 2. With ``--json`` what is printed is for programs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from traitlets.config import Config
+from traitlets.config.loader import ConfigError, KVCommandLineConfigLoader
+
+from . import __version__, commands
+from .errors import Ds01Error
+from .workbench import Workbench
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    words, settings = _split_settings(list(sys.argv[1:] if argv is None else argv))
+    arguments = _parser().parse_args(words)
+    try:
+        workbench = Workbench.open(_configuration(settings))
+        return int(arguments.run(workbench, arguments) or 0)
+    except Ds01Error as error:
+        print(error.sentence, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # What reads our output has seen enough; Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    finally:
+        if Workbench.initialized():
+            Workbench.instance().close()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="jupyter ds01",
+        description="Projects, their containers and their kernels.",
+        epilog="Settings go anywhere as --Workbench.NAME=VALUE; files: jupyter_config.py, jupyter_ds01_config.py.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    verbs = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    _verb(verbs, "list", commands.list_projects, "all projects and what their containers do")
+    _verb(verbs, "status", commands.status, "one project in full").add_argument("project")
+    init = _verb(verbs, "init", commands.init, "make a new project")
+    init.add_argument("project")
+    init.add_argument(
+        "--from",
+        dest="source",
+        metavar="DIR|TEMPLATE",
+        default="debian",
+        help=f"a folder whose Dockerfile is copied, or one of: {', '.join(commands.TEMPLATES)} (default: debian)",
+    )
+    base = _verb(verbs, "base-image", commands.base_image, "build the local Debian base image ds01/base:latest")
+    base.add_argument("--suite", help="Debian release (default: the host's)")
+    update = _verb(verbs, "image-update", commands.image_update, "build the project's image from its Dockerfile")
+    update.add_argument("project")
+    update.add_argument("--no-cache", action="store_true", help="build every step again")
+    update.add_argument("--pull", action="store_true", help="look for a newer version of the image it starts from")
+    deploy = _verb(verbs, "container-deploy", commands.container_deploy, "have the project's container running")
+    deploy.add_argument("project")
+    retire = _verb(verbs, "container-retire", commands.container_retire, "remove the project's container")
+    retire.add_argument("project")
+    retire.add_argument("--force", action="store_true", help="even while kernels run in it")
+    shell = _verb(verbs, "shell", commands.shell, "a shell in the project's container, or one command")
+    shell.add_argument("project")
+    shell.add_argument("command", nargs="*", help="after --: what to run instead of a shell")
+    logs = _verb(verbs, "logs", commands.logs, "what the container's main process and the agent wrote")
+    logs.add_argument("project")
+    logs.add_argument("--tail", type=int, default=200, metavar="LINES")
+
+    kernelspec = verbs.add_parser("kernelspec", help="static kernelspecs, for clients that run without the server")
+    actions = kernelspec.add_subparsers(metavar="ACTION", required=True)
+    for name, run in (("install", commands.kernelspec_install), ("remove", commands.kernelspec_remove)):
+        action = _verb(actions, name, run, f"{name} the kernelspec of a project, or of all")
+        action.add_argument("project", nargs="?")
+        action.add_argument("--prefix", help="below this directory instead of the user's Jupyter data directory")
+        action.add_argument("--sys-prefix", dest="prefix", action="store_const", const=sys.prefix, help="the same for this Python")
+    return parser
+
+
+def _verb(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str, run: commands.Command, text: str
+) -> argparse.ArgumentParser:
+    verb = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    verb.add_argument("--json", action="store_true", help="print JSON")
+    verb.set_defaults(run=run)
+    return verb
+
+
+def _split_settings(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Take out ``--Class.trait=value``, which Jupyter's users expect to work anywhere before a ``--``."""
+    end = argv.index("--") if "--" in argv else len(argv)
+    settings = [word for word in argv[:end] if word.startswith("--") and word[2:3].isupper() and "." in word]
+    return [word for word in argv[:end] if word not in settings] + argv[end:], settings
+
+
+def _configuration(settings: list[str]) -> Config:
+    try:
+        return KVCommandLineConfigLoader(settings, classes=[Workbench]).load_config()
+    except ConfigError as error:
+        print(f"jupyter ds01: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,195 @@
+"""How Docker is reached, and what its errors mean: each exception from below becomes one of ours."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+from collections.abc import Iterator
+
+import docker
+import docker.errors
+import requests
+import urllib3.exceptions
+from docker import APIClient
+from docker.context import ContextAPI
+
+from ds01_kernels.errors import (
+    ConflictError,
+    ContainerExitedError,
+    Ds01Error,
+    EngineDeniedError,
+    EngineError,
+    EngineTimeoutError,
+    EngineUnreachableError,
+    NotFoundError,
+)
+
+DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
+# Calls that run at once, and streams while they are opened, each take one; above the limit urllib3 warns.
+POOL_SIZE = 64
+
+# What docker-py and the layers below it raise; ValueError is the JSON decoder's.
+RAISED = (
+    docker.errors.DockerException,
+    docker.errors.StreamParseError,
+    requests.RequestException,
+    urllib3.exceptions.HTTPError,
+    http.client.HTTPException,
+    OSError,
+    ValueError,
+)
+
+
+def connect(timeout: float) -> APIClient:
+    """A client of the engine that DOCKER_HOST, DOCKER_CONTEXT or the current docker context names.
+
+    `timeout` is for each wait, in seconds. Raises what `RAISED` holds, and `EngineUnreachableError`.
+    """
+    address()
+    # requests takes fractions of a second; the type stubs of docker-py know whole ones only.
+    client = docker.from_env(timeout=timeout, max_pool_size=POOL_SIZE)  # type: ignore[arg-type]
+    return client.api
+
+
+def address() -> str:
+    """The address of the engine. Raises `EngineUnreachableError` when its docker context does not exist."""
+    if host := os.environ.get("DOCKER_HOST"):
+        return host
+    name = os.environ.get("DOCKER_CONTEXT")
+    try:
+        context = ContextAPI.get_context(name)
+    except Exception as error:  # a damaged context file raises no less
+        raise EngineUnreachableError(
+            f"The docker context cannot be read: {error}.",
+            remedy="Repair it with `docker context`, or set DOCKER_HOST.",
+        ) from error
+    if context is None:
+        # docker-py would quietly take the default engine instead: not the one that was meant.
+        raise EngineUnreachableError(
+            f"The docker context {name or 'that is current'} does not exist.",
+            remedy="`docker context ls` lists those that do; `docker context use default` is this machine.",
+        )
+    return str(context.Host or DEFAULT_ADDRESS)
+
+
+def translated(error: BaseException, doing: str) -> Ds01Error:
+    """Our error for one of `RAISED`. `doing` completes "Docker could not ...", such as "start thesis"."""
+    if isinstance(error, Ds01Error):
+        return error
+    if isinstance(error, docker.errors.APIError) and error.response is not None:
+        return _refused(error.response.status_code, str(error.explanation or error), doing)
+    causes = list(_causes(error))
+    if any(isinstance(cause, PermissionError) for cause in causes):
+        return EngineDeniedError(
+            f"You may not use Docker: permission denied at {_address_or_unknown()}.",
+            remedy="Ask the administrator to add you to the `docker` group, then log in again.",
+        )
+    if any(isinstance(cause, _TIMEOUTS) for cause in causes) and not _names(causes, requests.ConnectTimeout):
+        return timed_out(doing)
+    if any(isinstance(cause, _LOST) for cause in causes):
+        return EngineUnreachableError(
+            f"Docker is not running, or cannot be reached at {_address_or_unknown()}{_because(causes)}.",
+            remedy="Start it (`sudo systemctl start docker`) or ask the administrator to; "
+            "if it runs elsewhere, set DOCKER_HOST.",
+        )
+    return EngineError(f"Docker could not {doing}: {_sentence(str(error))}")
+
+
+def timed_out(doing: str) -> EngineTimeoutError:
+    return EngineTimeoutError(
+        f"Docker took too long to {doing}.",
+        remedy="Try again; if it stays so, the engine hangs: ask the administrator to look at it.",
+    )
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether the connection broke, so that asking again on a new one may help."""
+    causes = list(_causes(error))
+    return any(isinstance(cause, _LOST) for cause in causes) and not any(
+        isinstance(cause, (PermissionError, *_TIMEOUTS)) for cause in causes
+    )
+
+
+# requests' own exceptions are OSErrors too, so the builtin families are named one by one.
+_TIMEOUTS = (TimeoutError, requests.Timeout, urllib3.exceptions.TimeoutError)
+_LOST = (
+    ConnectionError,
+    FileNotFoundError,
+    requests.ConnectionError,
+    requests.exceptions.ChunkedEncodingError,
+    urllib3.exceptions.ProtocolError,
+    http.client.HTTPException,
+)
+
+
+def disk_full(doing: str) -> tuple[str, str]:
+    """The sentence and the remedy for an engine without disk space."""
+    return (
+        f"Docker could not {doing}: the disk of the engine is full (no space left on device).",
+        "`docker system df` shows what takes the space; `docker image prune` removes unused images.",
+    )
+
+
+def _refused(status: int, text: str, doing: str) -> Ds01Error:
+    said = text.lower()
+    if "no space left on device" in said:
+        message, remedy = disk_full(doing)
+        return EngineError(message, remedy=remedy)
+    if "could not select device driver" in said or "unresolvable cdi devices" in said:
+        return EngineError(
+            f"Docker could not {doing}: it cannot give GPUs to containers here; no GPU runtime is set up.",
+            remedy="Ask the administrator to install the NVIDIA Container Toolkit "
+            "(`nvidia-ctk runtime configure`), or ask for no GPUs.",
+        )
+    if missing := re.search(r"bind source path does not exist: (.+)", text):
+        return EngineError(
+            f"Docker could not {doing}: the directory {missing[1]} does not exist where the engine runs.",
+            remedy="An engine on another machine, or in a virtual one, sees other directories than you do.",
+        )
+    if status == 404:
+        return NotFoundError(f"Docker could not {doing}: {_sentence(text)}")
+    if "is paused" in said:
+        return EngineError(
+            f"Docker could not {doing}: the container is paused.", remedy="`docker unpause` wakes it."
+        )
+    if "is not running" in said or "container state improper" in said:
+        return ContainerExitedError(f"Docker could not {doing}: the container does not run.")
+    if status == 409 or "already in use" in said:
+        return ConflictError(f"Docker could not {doing}: {_sentence(text)}")
+    return EngineError(f"Docker could not {doing}: {_sentence(text)}")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """`error` and whatever it was raised from, or wraps in its arguments, as requests and urllib3 do."""
+    seen: set[int] = set()
+    waiting: list[object] = [error]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, BaseException) and id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            waiting += [one.__cause__, one.__context__, getattr(one, "reason", None), *one.args]
+
+
+def _names(causes: list[BaseException], kind: type[BaseException]) -> bool:
+    return any(isinstance(cause, kind) for cause in causes)
+
+
+def _because(causes: list[BaseException]) -> str:
+    """The operating system's word for it, such as " (Connection refused)"."""
+    for cause in causes:
+        if isinstance(cause, OSError) and not isinstance(cause, requests.RequestException) and cause.strerror:
+            return f" ({cause.strerror})"
+    return ""
+
+
+def _address_or_unknown() -> str:
+    try:
+        return address()
+    except EngineUnreachableError:
+        return "an unknown address"
+
+
+def _sentence(text: str) -> str:
+    return text.strip().rstrip(".") + "."

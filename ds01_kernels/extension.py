@@ -1,0 +1,59 @@
+"""Wires the rest into jupyter_server.
+
+`link` runs before the server makes its managers, when classes can still be chosen; `load` when they exist.
+https://jupyter-server.readthedocs.io/en/stable/developers/extensions.html
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from jupyter_client.provisioning import KernelProvisionerFactory
+from jupyter_server.serverapp import ServerApp
+from traitlets.config import Config
+
+from .errors import Ds01Error
+from .handlers import routes
+from .kernelspecs import PROVISIONER, with_projects
+from .workbench import Workbench
+
+#: Seconds between Jupyter's looks at a kernel. Ours answers from what the agent has told, so a look costs nothing.
+TIME_TO_DEAD = 0.5
+
+
+def link(server: ServerApp) -> None:
+    """Choose the classes and defaults, leaving alone what the admin has configured."""
+    workbench = Workbench.open(_own_configuration(server.config), log=server.log)
+    try:
+        server.kernel_spec_manager_class = with_projects(server.kernel_spec_manager_class, workbench.projects)
+    except Ds01Error as error:
+        server.log.error("ds01-kernels lists no projects as kernels. %s", error.sentence)
+    _default(server.config, "KernelProvisionerFactory", "default_provisioner_name", PROVISIONER)
+    _default(server.config, "KernelRestarter", "time_to_dead", TIME_TO_DEAD)
+    # Made already when the configured kernelspecs were looked at before us.
+    factory = KernelProvisionerFactory.instance(parent=server)
+    factory.default_provisioner_name = server.config.KernelProvisionerFactory.default_provisioner_name
+
+
+def load(server: ServerApp) -> None:
+    """Add the handlers, and take over from a server that was here before."""
+    workbench = Workbench.open()
+    # Another server on this machine cannot have the same address, so the next that has it is this one's successor.
+    address = server.sock or server.port
+    if address:
+        workbench.owner = f"server {socket.gethostname()}:{address}{server.base_url}"
+    server.web_app.add_handlers(".*$", routes(server.base_url, workbench))
+    server.log.info("ds01-kernels looks for projects in %s", ", ".join(map(str, workbench.folders)))
+
+
+def _own_configuration(config: Config) -> Config:
+    own = Config()
+    if "Workbench" in config:
+        own.Workbench = config.Workbench
+    return own
+
+
+def _default(config: Any, section: str, name: str, value: object) -> None:
+    if name not in config[section]:
+        config[section][name] = value

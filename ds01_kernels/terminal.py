@@ -1,0 +1,98 @@
+"""Joins this process's terminal to a command in a container."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import sys
+import termios
+import tty
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from .engine import Stream
+from .errors import EngineError
+from .workbench import Workbench
+
+
+def attach(workbench: Workbench, container: str, command: Sequence[str], env: Mapping[str, str]) -> int:
+    """Run it with our standard input and output until it ends; returns its exit code.
+
+    With a terminal on both sides it gets one of its own, and our keys go through unread.
+    """
+    has_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    with _raw(has_terminal):
+        return workbench.call(_join(workbench, container, command, env, has_terminal))
+
+
+async def _join(
+    workbench: Workbench, container: str, command: Sequence[str], env: Mapping[str, str], has_terminal: bool
+) -> int:
+    stream = await workbench.engine.exec(container, command, env=env, terminal=has_terminal)
+    keys = asyncio.create_task(_send(stream))
+    sizes = asyncio.create_task(_follow_size(stream)) if has_terminal else None
+    try:
+        while data := await stream.read():
+            os.write(sys.stdout.fileno(), data)
+        code = await stream.exit_code()
+        if stream.errors:
+            os.write(sys.stderr.fileno(), stream.errors.encode())
+        return code if code is not None else 1
+    finally:
+        keys.cancel()
+        if sizes is not None:
+            sizes.cancel()
+        await stream.close()
+
+
+async def _send(stream: Stream) -> None:
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    descriptor = sys.stdin.fileno()
+    try:
+        loop.add_reader(descriptor, readable.set)
+    except PermissionError:
+        # A regular file cannot be watched, and need not be.
+        readable.set()
+    try:
+        while True:
+            await readable.wait()
+            data = os.read(descriptor, 1 << 16)
+            if not data:
+                return
+            await stream.write(data)
+            if descriptor in getattr(loop, "_selector", {}).get_map():
+                readable.clear()
+    except EngineError:
+        return
+    finally:
+        loop.remove_reader(descriptor)
+
+
+async def _follow_size(stream: Stream) -> None:
+    """Our terminal's size, now and whenever it changes; looked at, since this loop is not in the main thread."""
+    known = None
+    while True:
+        size = shutil.get_terminal_size()
+        if size != known:
+            known = size
+            await stream.resize(size.columns, size.lines)
+        await asyncio.sleep(0.5)
+
+
+@contextmanager
+def _raw(wanted: bool) -> Iterator[None]:
+    if not wanted:
+        yield
+        return
+    before = termios.tcgetattr(sys.stdin)
+    # Not as an exception in the middle of a call: the container's terminal gets the key.
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        tty.setraw(sys.stdin)
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+        signal.signal(signal.SIGINT, interrupt)

@@ -1,0 +1,179 @@
+"""Holds what a process of ours has one of: the configuration, the engine, the project locks, the agents it has reached."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import secrets
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jupyter_core.application import JupyterApp
+from traitlets import Bool, Dict, Float, Integer, List, Unicode, default
+from traitlets.config import Config, SingletonConfigurable
+
+from .agent_client import Identity
+from .background import Background
+from .containers import Settings
+from .engine import Engine
+from .errors import SettingError
+from .launch import Launcher
+from .projects import Project, Projects, discover
+
+T = TypeVar("T")
+
+
+class ConfigurationFiles(JupyterApp):  # type: ignore[misc]
+    """Reads ``jupyter_config`` and ``jupyter_ds01_config``, which every process of ours shares."""
+
+    name = "jupyter-ds01"
+
+
+def shared_configuration() -> Config:
+    """What those files say, from all of Jupyter's configuration directories."""
+    application = ConfigurationFiles()
+    application.load_config_file()
+    return application.config
+
+
+class Workbench(SingletonConfigurable):
+    """Kernels in the containers of projects: its settings, and its way to the engine.
+
+    Made with `Workbench.open()`. All calls to engines and agents run in its own loop: `await workbench.run(...)`.
+    """
+
+    workspaces = List(
+        Unicode(),
+        ["~/workspace"],
+        help="The folders whose sub-folders with a Dockerfile are projects. The variable DS01_WORKSPACE "
+        "(several separated by ':') overrides this.",
+    ).tag(config=True)
+    orphan_grace = Float(
+        30.0,
+        min=0,
+        help="Seconds that kernels live on after their server or client was lost, for it to come back.",
+    ).tag(config=True)
+    allow_host_kernels = Bool(
+        True, help="Whether the plain python3 kernel may run on the host for notebooks outside all projects."
+    ).tag(config=True)
+    pass_variables = List(
+        Unicode(), help="Further variables of the server that kernels get; shell patterns such as 'WANDB_*'."
+    ).tag(config=True)
+    variables = Dict(
+        value_trait=Unicode(), key_trait=Unicode(), help="Variables that are set in every container."
+    ).tag(config=True)
+    memory = Unicode("", help="Memory limit of a container, for example '16g'. Empty: none.").tag(config=True)
+    cpus = Float(0.0, min=0, help="CPUs that a container may use, for example 1.5. 0: all.").tag(config=True)
+    shm_size = Unicode(
+        "1g", help="Size of /dev/shm in a container; PyTorch's data loaders share batches there. Empty: the engine's default."
+    ).tag(config=True)
+    pids_limit = Integer(0, min=0, help="Processes and threads that a container may have. 0: no limit.").tag(config=True)
+    network = Unicode("", help="Docker network of the containers. Empty: the engine's default.").tag(config=True)
+    python = Unicode(
+        "", help="Path of the interpreter inside images. Empty: /usr/bin/python, or what `python` means there."
+    ).tag(config=True)
+    engine_timeout = Float(60.0, min=1, help="Seconds until a call to the engine is given up.").tag(config=True)
+
+    #: Who we are to the agents beyond the life of this process; the server sets it to its address.
+    owner = Unicode("")
+
+    def __init__(self, *, engine: Engine | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._background = Background("ds01-kernels")
+        self._engine = engine
+        self._launcher: Launcher | None = None
+        atexit.register(self.close)
+
+    @classmethod
+    def open(cls, config: Config | None = None, **kwargs: Any) -> Workbench:
+        """This process's workbench, made at the first call; `config` goes before what the files say."""
+        if not cls.initialized():
+            merged = shared_configuration()
+            merged.merge(config or Config())
+            return cls.instance(config=merged, **kwargs)
+        return cls.instance()
+
+    @default("workspaces")
+    def _default_workspaces(self) -> list[str]:
+        return ["~/workspace"]
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The workspaces, as absolute paths."""
+        override = os.environ.get("DS01_WORKSPACE")
+        names = override.split(os.pathsep) if override else self.workspaces
+        return tuple(Path(name).expanduser().absolute() for name in names if name)
+
+    def projects(self) -> Projects:
+        """All projects, found afresh; no engine is asked."""
+        return discover(self.folders)
+
+    def settings(self, project: Project) -> Settings:  # noqa: ARG002 - projects may set some below the admin's ceiling
+        """What applies to that project's container. Raises `SettingError`."""
+        return Settings(
+            memory=parse_size("Workbench.memory", self.memory),
+            cpus=self.cpus or None,
+            shm_size=parse_size("Workbench.shm_size", self.shm_size),
+            pids_limit=self.pids_limit or None,
+            network=self.network,
+            python=self.python,
+            env=dict(self.variables),
+        )
+
+    @property
+    def engine(self) -> Engine:
+        if self._engine is None:
+            from .engine.docker import DockerEngine
+
+            self._engine = DockerEngine(timeout=self.engine_timeout)
+        return self._engine
+
+    @property
+    def launcher(self) -> Launcher:
+        if self._launcher is None:
+            identity = Identity(f"{os.getpid()}-{secrets.token_hex(8)}", self.owner, self.orphan_grace)
+            self._launcher = Launcher(self.engine, self.settings, identity)
+        return self._launcher
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await `work`, which talks to engines or agents, from any loop."""
+        return await self._background.run(work)
+
+    def submit(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Let `work` run there; nobody waits for it."""
+        self._background.submit(work)
+
+    def call(self, work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
+        """The same where there is no loop: blocks."""
+        return self._background.call(work, timeout)
+
+    def close(self) -> None:
+        """End this process's kernels and leave the engine; also done at exit."""
+        atexit.unregister(self.close)
+        launcher, self._launcher = self._launcher, None
+        if launcher is not None:
+            try:
+                self.call(launcher.close(), timeout=5)
+            except (TimeoutError, RuntimeError, asyncio.CancelledError) as error:
+                self.log.debug("The agents could not be left in time: %r", error)
+        self._background.stop()
+
+
+_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+def parse_size(key: str, text: str) -> int | None:
+    """Bytes from a size as docker writes it ('512m', '1.5g'); None for nothing. Raises `SettingError` naming `key`."""
+    cleaned = text.strip().lower().removesuffix("ib").removesuffix("b") if text.strip() != "b" else ""
+    if not cleaned:
+        return None
+    number, unit = (cleaned[:-1], cleaned[-1]) if cleaned[-1] in _UNITS else (cleaned, "")
+    try:
+        size = int(float(number) * _UNITS[unit])
+    except (ValueError, OverflowError):
+        size = 0
+    if size <= 0:
+        raise SettingError(f"{key} is {text!r}, which is not a size.", remedy="Write it as in '512m' or '16g'.")
+    return size
