@@ -18,7 +18,15 @@ from typing import Any
 
 from .agent import loader, protocol
 from .engine import Engine, Stream
-from .errors import AgentError, AgentLostError, ContainerExitedError, EngineError, KernelFailedError, NoPythonError, ProtocolError
+from .errors import (
+    AgentError,
+    AgentLostError,
+    ContainerExitedError,
+    EngineError,
+    KernelFailedError,
+    NoPythonError,
+    ProtocolError,
+)
 
 log = logging.getLogger("ds01_kernels")
 
@@ -102,7 +110,9 @@ class KernelProcess:
             await asyncio.wait_for(self._ready.wait(), READY_LIMIT)
         except TimeoutError:
             self.agent.send(kind="end", kernel=self.id)
-            raise KernelFailedError(f"The kernel process did not answer within {READY_LIMIT:.0f} s.") from None
+            raise KernelFailedError(
+                f"The kernel process did not answer within {READY_LIMIT:.0f} s."
+            ) from None
         if self.exit is not None:
             raise KernelFailedError(
                 f"The kernel process ended before it answered (code {self.exit.code}). {self.exit.reason}".strip()
@@ -136,7 +146,9 @@ class KernelProcess:
 class Agent:
     """The agent of one container, connected; made by `connect`."""
 
-    def __init__(self, engine: Engine, container: str, identity: Identity, nonce: tuple[str, str], python: str) -> None:
+    def __init__(
+        self, engine: Engine, container: str, identity: Identity, nonce: tuple[str, str], python: str
+    ) -> None:
         self.engine = engine
         self.container = container
         self.identity = identity
@@ -215,7 +227,9 @@ class Agent:
             self.send(call=number, **message)
             return await asyncio.wait_for(answered, CALL_LIMIT)
         except TimeoutError:
-            raise AgentError(f"The agent in the container did not answer within {CALL_LIMIT:.0f} s.") from None
+            raise AgentError(
+                f"The agent in the container did not answer within {CALL_LIMIT:.0f} s."
+            ) from None
         finally:
             self._calls.pop(number, None)
 
@@ -263,7 +277,9 @@ class Agent:
                 )
         except TimeoutError:
             await stream.close()
-            raise AgentError(f"The container did not answer within {CONNECT_LIMIT:.0f} s. {stream.errors}".strip()) from None
+            raise AgentError(
+                f"The container did not answer within {CONNECT_LIMIT:.0f} s. {stream.errors}".strip()
+            ) from None
         except BaseException:
             await stream.close()
             raise
@@ -279,7 +295,9 @@ class Agent:
         for process in list(self._processes.values()):
             if process.pid and process.id not in welcome["kernels"]:
                 known = welcome["exits"].get(process.id)
-                self._ended(process.id, known or {"code": -9, "detail": "the agent in the container was ended"})
+                self._ended(
+                    process.id, known or {"code": -9, "detail": "the agent in the container was ended"}
+                )
 
     async def _read(self, stream: Stream, decoder: protocol.Decoder) -> None:
         try:
@@ -373,7 +391,9 @@ async def _join_relay(stream: Stream) -> bytes:
         if answer == b"R":
             return received
         if answer != b"S":
-            raise AgentError(f"The agent could not be started in the container: {_sentence(answer + received)}")
+            raise AgentError(
+                f"The agent could not be started in the container: {_sentence(answer + received)}"
+            )
         await stream.write(_counted(agent))
 
 
@@ -401,8 +421,12 @@ async def _why_no_relay(stream: Stream) -> Exception:
             remedy="Add a line to the Dockerfile that installs it, for example `RUN apt-get update && apt-get install -y python3 python-is-python3`.",
         )
     if code in (126, 137, 143):
-        return ContainerExitedError(f"The container ended while it was being connected. {stream.errors}".strip())
-    return AgentError(f"The agent could not be started in the container (exit code {code}). {stream.errors}".strip())
+        return ContainerExitedError(
+            f"The container ended while it was being connected. {stream.errors}".strip()
+        )
+    return AgentError(
+        f"The agent could not be started in the container (exit code {code}). {stream.errors}".strip()
+    )
 
 
 def _why_gone(info: Any) -> str:

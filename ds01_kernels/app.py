@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from traitlets.config import Config
-from traitlets.config.loader import ConfigError, KVCommandLineConfigLoader
+from traitlets.config.loader import ConfigError, KVArgParseConfigLoader
 
 from . import __version__, commands
 from .errors import Ds01Error
@@ -59,13 +59,21 @@ def _parser() -> argparse.ArgumentParser:
         default="debian",
         help=f"a folder whose Dockerfile is copied, or one of: {', '.join(commands.TEMPLATES)} (default: debian)",
     )
-    base = _verb(verbs, "base-image", commands.base_image, "build the local Debian base image ds01/base:latest")
+    base = _verb(
+        verbs, "base-image", commands.base_image, "build the local Debian base image ds01/base:latest"
+    )
     base.add_argument("--suite", help="Debian release (default: the host's)")
-    update = _verb(verbs, "image-update", commands.image_update, "build the project's image from its Dockerfile")
+    update = _verb(
+        verbs, "image-update", commands.image_update, "build the project's image from its Dockerfile"
+    )
     update.add_argument("project")
     update.add_argument("--no-cache", action="store_true", help="build every step again")
-    update.add_argument("--pull", action="store_true", help="look for a newer version of the image it starts from")
-    deploy = _verb(verbs, "container-deploy", commands.container_deploy, "have the project's container running")
+    update.add_argument(
+        "--pull", action="store_true", help="look for a newer version of the image it starts from"
+    )
+    deploy = _verb(
+        verbs, "container-deploy", commands.container_deploy, "have the project's container running"
+    )
     deploy.add_argument("project")
     retire = _verb(verbs, "container-retire", commands.container_retire, "remove the project's container")
     retire.add_argument("project")
@@ -77,13 +85,23 @@ def _parser() -> argparse.ArgumentParser:
     logs.add_argument("project")
     logs.add_argument("--tail", type=int, default=200, metavar="LINES")
 
-    kernelspec = verbs.add_parser("kernelspec", help="static kernelspecs, for clients that run without the server")
+    kernelspec = verbs.add_parser(
+        "kernelspec", help="static kernelspecs, for clients that run without the server"
+    )
     actions = kernelspec.add_subparsers(metavar="ACTION", required=True)
     for name, run in (("install", commands.kernelspec_install), ("remove", commands.kernelspec_remove)):
         action = _verb(actions, name, run, f"{name} the kernelspec of a project, or of all")
         action.add_argument("project", nargs="?")
-        action.add_argument("--prefix", help="below this directory instead of the user's Jupyter data directory")
-        action.add_argument("--sys-prefix", dest="prefix", action="store_const", const=sys.prefix, help="the same for this Python")
+        action.add_argument(
+            "--prefix", help="below this directory instead of the user's Jupyter data directory"
+        )
+        action.add_argument(
+            "--sys-prefix",
+            dest="prefix",
+            action="store_const",
+            const=sys.prefix,
+            help="the same for this Python",
+        )
     return parser
 
 
@@ -105,7 +123,7 @@ def _split_settings(argv: list[str]) -> tuple[list[str], list[str]]:
 
 def _configuration(settings: list[str]) -> Config:
     try:
-        return KVCommandLineConfigLoader(settings, classes=[Workbench]).load_config()
+        return KVArgParseConfigLoader(settings, classes=[Workbench]).load_config()
     except ConfigError as error:
         print(f"jupyter ds01: {error}", file=sys.stderr)
         raise SystemExit(2) from None

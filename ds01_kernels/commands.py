@@ -73,7 +73,9 @@ def init(workbench: Workbench, arguments: argparse.Namespace) -> None:
         with dockerfile.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        raise ConflictError(f"There is a Dockerfile in {folder} already.", remedy="Choose another name.") from None
+        raise ConflictError(
+            f"There is a Dockerfile in {folder} already.", remedy="Choose another name."
+        ) from None
     project = workbench.projects().get(arguments.project)
     if arguments.json:
         _print_json({"name": project.name, "path": str(project.path), "kernel_name": project.kernel_name})
@@ -95,12 +97,16 @@ def image_update(workbench: Workbench, arguments: argparse.Namespace) -> int:
         built = workbench.call(_follow(progress, arguments.json))
     except BuildFailedError as error:
         if arguments.json:
-            _print_json({"message": error.sentence, "reason": error.reason, "line": error.line, "log": error.log})
+            _print_json(
+                {"message": error.sentence, "reason": error.reason, "line": error.line, "log": error.log}
+            )
         raise
     if arguments.json:
         _print_json({"image": project.image_name(os.getuid()), "id": built})
     else:
-        print(f"Built {project.image_name(os.getuid())}. New kernels use it as soon as none runs in the container.")
+        print(
+            f"Built {project.image_name(os.getuid())}. New kernels use it as soon as none runs in the container."
+        )
     return 0
 
 
@@ -136,7 +142,8 @@ def logs(workbench: Workbench, arguments: argparse.Namespace) -> None:
     info = workbench.call(containers.find(workbench.engine, project))
     if info is None:
         raise NotFoundError(
-            f"Project {project.name} has no container.", remedy=f"Start it with `jupyter ds01 container-deploy {project.name}`."
+            f"Project {project.name} has no container.",
+            remedy=f"Start it with `jupyter ds01 container-deploy {project.name}`.",
         )
     text = clean(workbench.call(workbench.engine.logs(info.id, arguments.tail)))
     if arguments.json:
@@ -154,8 +161,14 @@ def kernelspec_install(workbench: Workbench, arguments: argparse.Namespace) -> N
 
 def kernelspec_remove(workbench: Workbench, arguments: argparse.Namespace) -> None:  # noqa: ARG001 - a Command
     directory = _kernels_dir(arguments.prefix)
-    names = [arguments.project] if arguments.project else [name.removeprefix("ds01-") for name in kernelspecs.installed(directory)]
-    _print_places(arguments.json, "Removed", [kernelspecs.remove(name, kernels_dir=directory) for name in names])
+    names = (
+        [arguments.project]
+        if arguments.project
+        else [name.removeprefix("ds01-") for name in kernelspecs.installed(directory)]
+    )
+    _print_places(
+        arguments.json, "Removed", [kernelspecs.remove(name, kernels_dir=directory) for name in names]
+    )
 
 
 async def _follow(progress: AsyncIterator[BuildProgress], quiet: bool) -> str:
@@ -180,7 +193,8 @@ def _template(source: str) -> str:
     folder = Path(source).expanduser()
     if not folder.is_dir():
         raise BadInputError(
-            f"{source!r} is neither a folder nor a template.", remedy=f"Templates are: {', '.join(TEMPLATES)}."
+            f"{source!r} is neither a folder nor a template.",
+            remedy=f"Templates are: {', '.join(TEMPLATES)}.",
         )
     return images.read_dockerfile(Project(folder.name, folder.resolve(), folder.resolve().parent))
 

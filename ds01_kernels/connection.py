@@ -65,7 +65,11 @@ def make_private(path: Path) -> None:
 
 def check_private(path: Path) -> None:
     status = path.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
+    if (
+        not stat.S_ISDIR(status.st_mode)
+        or status.st_uid != os.getuid()
+        or stat.S_IMODE(status.st_mode) & 0o077
+    ):
         raise Ds01Error(f"{path} is not a private directory of yours.", remedy="Remove it, then try again.")
 
 

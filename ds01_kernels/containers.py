@@ -157,7 +157,9 @@ async def _create(
         raise
     passwd = await engine.read_file(info.id, PurePosixPath("/etc/passwd")) or b""
     group = await engine.read_file(info.id, PurePosixPath("/etc/group")) or b""
-    await engine.write_files(info.id, _account(person, passwd.decode("utf-8", "replace"), group.decode("utf-8", "replace")))
+    await engine.write_files(
+        info.id, _account(person, passwd.decode("utf-8", "replace"), group.decode("utf-8", "replace"))
+    )
     return info
 
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 import socket
 from typing import Any
 
+from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.provisioning import KernelProvisionerFactory
+from jupyter_server.gateway.gateway_client import GatewayClient
 from jupyter_server.serverapp import ServerApp
 from traitlets.config import Config
+from traitlets.utils.importstring import import_item
 
 from .errors import Ds01Error
 from .handlers import routes
@@ -24,14 +27,19 @@ TIME_TO_DEAD = 0.5
 
 def link(server: ServerApp) -> None:
     """Choose the classes and defaults, leaving alone what the admin has configured."""
+    if GatewayClient.instance(parent=server).gateway_enabled:
+        server.log.warning(
+            "ds01-kernels: kernels come from a gateway here, so projects are not offered as kernels."
+        )
+        return
     workbench = Workbench.open(_own_configuration(server.config), log=server.log)
     try:
-        server.kernel_spec_manager_class = with_projects(server.kernel_spec_manager_class, workbench.projects)
+        server.kernel_spec_manager_class = with_projects(_kernelspecs_class(server), workbench.projects)
     except Ds01Error as error:
-        server.log.error("ds01-kernels lists no projects as kernels. %s", error.sentence)
+        server.log.error("ds01-kernels: projects are not offered as kernels. %s", error.sentence)
     _default(server.config, "KernelProvisionerFactory", "default_provisioner_name", PROVISIONER)
     _default(server.config, "KernelRestarter", "time_to_dead", TIME_TO_DEAD)
-    # Made already when the configured kernelspecs were looked at before us.
+    # It may have been made before us, when kernelspecs were looked at.
     factory = KernelProvisionerFactory.instance(parent=server)
     factory.default_provisioner_name = server.config.KernelProvisionerFactory.default_provisioner_name
 
@@ -45,6 +53,13 @@ def load(server: ServerApp) -> None:
         workbench.owner = f"server {socket.gethostname()}:{address}{server.base_url}"
     server.web_app.add_handlers(".*$", routes(server.base_url, workbench))
     server.log.info("ds01-kernels looks for projects in %s", ", ".join(map(str, workbench.folders)))
+
+
+def _kernelspecs_class(server: ServerApp) -> type[KernelSpecManager]:
+    # Not the trait's own default: that one asks for things which the server does not have yet.
+    configured = server.config.ServerApp.get("kernel_spec_manager_class", KernelSpecManager)
+    found: type[KernelSpecManager] = import_item(configured) if isinstance(configured, str) else configured
+    return found
 
 
 def _own_configuration(config: Config) -> Config:

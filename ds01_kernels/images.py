@@ -19,7 +19,9 @@ from .projects import Project
 DOCKERFILE_LIMIT = 1 << 20
 
 
-async def build(engine: Engine, project: Project, *, no_cache: bool = False, pull: bool = False) -> AsyncIterator[BuildProgress]:
+async def build(
+    engine: Engine, project: Project, *, no_cache: bool = False, pull: bool = False
+) -> AsyncIterator[BuildProgress]:
     """Build the project's image from its Dockerfile and tag it. Raises `BuildFailedError`, `BadInputError`."""
     text = read_dockerfile(project)
     request = BuildRequest(
@@ -42,19 +44,26 @@ def read_dockerfile(project: Project) -> str:
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise BadInputError(f"{project.dockerfile} is not a regular file.", remedy="Replace it by a text file.")
+            raise BadInputError(
+                f"{project.dockerfile} is not a regular file.", remedy="Replace it by a text file."
+            )
         content = file.read(DOCKERFILE_LIMIT + 1)
     if len(content) > DOCKERFILE_LIMIT:
-        raise BadInputError(f"{project.dockerfile} is larger than 1 MiB.", remedy="Is it really a Dockerfile?")
+        raise BadInputError(
+            f"{project.dockerfile} is larger than 1 MiB.", remedy="Is it really a Dockerfile?"
+        )
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
-        raise BadInputError(f"{project.dockerfile} is not a text file.", remedy="A Dockerfile is text in UTF-8.")
+        raise BadInputError(
+            f"{project.dockerfile} is not a text file.", remedy="A Dockerfile is text in UTF-8."
+        )
     if not text.strip():
         raise BadInputError(
-            f"{project.dockerfile} is empty.", remedy="Its first line names the image to start from: FROM ds01/base:latest."
+            f"{project.dockerfile} is empty.",
+            remedy="Its first line names the image to start from: FROM ds01/base:latest.",
         )
     return text
 
@@ -64,14 +73,17 @@ def _open_within(project: Project) -> int:
     folder = os.open(project.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         try:
-            return os.open("Dockerfile", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+            return os.open(
+                "Dockerfile", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder
+            )
         except OSError as error:
             if error.errno != errno.ELOOP:
                 raise
         target = os.path.relpath(os.path.realpath(project.dockerfile), project.path)
         if target.startswith(".."):
             raise BadInputError(
-                f"{project.dockerfile} is a link that leads out of the project.", remedy="Replace it by a copy of the file."
+                f"{project.dockerfile} is a link that leads out of the project.",
+                remedy="Replace it by a copy of the file.",
             )
         return os.open(target, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     except OSError as error:

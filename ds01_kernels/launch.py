@@ -159,8 +159,12 @@ class Launcher:
             if running.sockets:
                 running.sockets.remove_nonce(nonce[0])
         if agent.ended:
-            log.warning("%d kernels that a previous server left in %s were ended", len(agent.ended), running.info.name)
-        self._stations = {id_: station for id_, station in self._stations.items() if station.agent.lost is None}
+            log.warning(
+                "%d kernels that a previous server left in %s were ended", len(agent.ended), running.info.name
+            )
+        self._stations = {
+            id_: station for id_, station in self._stations.items() if station.agent.lost is None
+        }
         station = self._stations[running.info.id] = _Station(running, agent)
         return station
 
@@ -172,7 +176,7 @@ class Launcher:
         found = survey["ipykernel"]
         path: list[str] = []
         if found is None or not ipykernel_store.is_sufficient(found, curve=curve):
-            name = await ipykernel_store.provide(_target(survey))
+            name = await ipykernel_store.provide(_target(survey), curve=curve)
             path = [str(IPYKERNEL / name)]
         env = {name: value for name, value in select(os.environ).plain.items() if is_start_bound(name)}
         station.agent.prepare(path, first=bool(path) and found is not None, env=env)

@@ -46,7 +46,9 @@ class ProjectLocks:
 
 async def _flock(path: Path) -> int:
     name = hashlib.sha256(os.fsencode(path)).hexdigest()[:24]
-    descriptor = os.open(run_root() / "locks" / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    descriptor = os.open(
+        run_root() / "locks" / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+    )
     try:
         while True:
             try:

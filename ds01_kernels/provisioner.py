@@ -51,11 +51,15 @@ class ProjectProvisioner(KernelProvisionerBase):  # type: ignore[misc]
         name = self.project
         is_python = self.kernel_spec.language.lower() == "python"
         if not name and cwd is not None and is_python:
-            owner = workbench.projects().owner(Path(cwd))
-            name = owner.name if owner else ""
+            name = _owner_of(workbench, cwd)
         if name:
             return ContainerProvisioner(
-                workbench, name, kernel_id=self.kernel_id, kernel_spec=self.kernel_spec, parent=self.parent, log=self.log
+                workbench,
+                name,
+                kernel_id=self.kernel_id,
+                kernel_spec=self.kernel_spec,
+                parent=self.parent,
+                log=self.log,
             )
         if is_python and not workbench.allow_host_kernels:
             raise NoSuchProjectError(
@@ -332,9 +336,22 @@ class ContainerProvisioner(KernelProvisionerBase):  # type: ignore[misc]
 
     def _kernel_connection(self, process: str) -> dict[str, Any]:
         """The same as the kernel process has it: in the directory that it shares with us."""
-        info: dict[str, Any] = {**self.connection_info, "ip": inside(process), "kernel_name": self.kernel_spec.name}
+        info: dict[str, Any] = {
+            **self.connection_info,
+            "ip": inside(process),
+            "kernel_name": self.kernel_spec.name,
+        }
         info["key"] = info["key"].decode()
         return info
+
+
+def _owner_of(workbench: Workbench, cwd: str | os.PathLike[str]) -> str:
+    """The project that the folder lies in; empty for none. Raises the error of one that cannot be used."""
+    projects = workbench.projects()
+    if rejected := projects.rejected_owner(cwd):
+        raise rejected.error
+    owner = projects.owner(cwd)
+    return owner.name if owner else ""
 
 
 def _wants_encryption(manager: Any, given: str | None) -> bool:

@@ -13,10 +13,25 @@ from urllib.parse import urlsplit, urlunsplit
 PASSED = ("LANG", "LC_*", "TZ", "TERM", "JPY_*", "*_PROXY", "*_proxy", "PIP_INDEX_URL")
 
 #: Paths of certificates: of use only where the same path exists in the container, which the agent looks at.
-CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT", "NODE_EXTRA_CA_CERTS")
+CERTIFICATES = (
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "PIP_CERT",
+    "NODE_EXTRA_CA_CERTS",
+)
 
 #: Never taken over, whatever a list says: they describe the host, or its processes.
-NEVER = ("CUDA_VISIBLE_DEVICES", "LD_PRELOAD", "LD_LIBRARY_PATH", "PATH", "HOME", "JPY_PARENT_PID", "JPY_INTERRUPT_EVENT")
+NEVER = (
+    "CUDA_VISIBLE_DEVICES",
+    "LD_PRELOAD",
+    "LD_LIBRARY_PATH",
+    "PATH",
+    "HOME",
+    "JPY_PARENT_PID",
+    "JPY_INTERRUPT_EVENT",
+)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from jupyter_core.application import JupyterApp
-from traitlets import Bool, Dict, Float, Integer, List, Unicode, default
+from traitlets import Bool, Dict, Float, Integer, List, TraitError, Unicode
 from traitlets.config import Config, SingletonConfigurable
 
 from .agent_client import Identity
@@ -67,14 +67,22 @@ class Workbench(SingletonConfigurable):
     memory = Unicode("", help="Memory limit of a container, for example '16g'. Empty: none.").tag(config=True)
     cpus = Float(0.0, min=0, help="CPUs that a container may use, for example 1.5. 0: all.").tag(config=True)
     shm_size = Unicode(
-        "1g", help="Size of /dev/shm in a container; PyTorch's data loaders share batches there. Empty: the engine's default."
+        "1g",
+        help="Size of /dev/shm in a container; PyTorch's data loaders share batches there. Empty: the engine's default.",
     ).tag(config=True)
-    pids_limit = Integer(0, min=0, help="Processes and threads that a container may have. 0: no limit.").tag(config=True)
-    network = Unicode("", help="Docker network of the containers. Empty: the engine's default.").tag(config=True)
+    pids_limit = Integer(0, min=0, help="Processes and threads that a container may have. 0: no limit.").tag(
+        config=True
+    )
+    network = Unicode("", help="Docker network of the containers. Empty: the engine's default.").tag(
+        config=True
+    )
     python = Unicode(
-        "", help="Path of the interpreter inside images. Empty: /usr/bin/python, or what `python` means there."
+        "",
+        help="Path of the interpreter inside images. Empty: /usr/bin/python, or what `python` means there.",
     ).tag(config=True)
-    engine_timeout = Float(60.0, min=1, help="Seconds until a call to the engine is given up.").tag(config=True)
+    engine_timeout = Float(60.0, min=1, help="Seconds until a call to the engine is given up.").tag(
+        config=True
+    )
 
     #: Who we are to the agents beyond the life of this process; the server sets it to its address.
     owner = Unicode("")
@@ -88,16 +96,18 @@ class Workbench(SingletonConfigurable):
 
     @classmethod
     def open(cls, config: Config | None = None, **kwargs: Any) -> Workbench:
-        """This process's workbench, made at the first call; `config` goes before what the files say."""
+        """This process's workbench, made at the first call; `config` goes before what the files say.
+
+        Raises `SettingError`.
+        """
         if not cls.initialized():
             merged = shared_configuration()
             merged.merge(config or Config())
-            return cls.instance(config=merged, **kwargs)
+            try:
+                return cls.instance(config=merged, **kwargs)
+            except TraitError as error:
+                raise SettingError(f"A setting cannot be used: {error}") from None
         return cls.instance()
-
-    @default("workspaces")
-    def _default_workspaces(self) -> list[str]:
-        return ["~/workspace"]
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -175,5 +185,7 @@ def parse_size(key: str, text: str) -> int | None:
     except (ValueError, OverflowError):
         size = 0
     if size <= 0:
-        raise SettingError(f"{key} is {text!r}, which is not a size.", remedy="Write it as in '512m' or '16g'.")
+        raise SettingError(
+            f"{key} is {text!r}, which is not a size.", remedy="Write it as in '512m' or '16g'."
+        )
     return size

@@ -19,7 +19,7 @@ def survey():
     return {
         "executable": sys.executable,
         "version": list(sys.version_info[:3]),
-        "implementation": sys.implementation.name,
+        "implementation": _implementation(),
         "libc": libc,
         "libc_version": libc_version,
         "machine": platform.machine(),
@@ -46,6 +46,12 @@ def kernel_path():
     """The folders in which a kernel of this interpreter finds packages; the agent itself runs isolated."""
     inherited = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     return inherited + [entry for entry in sys.path if entry] + [_user_site()]
+
+
+def _implementation():
+    # Free-threaded builds load none of the ordinary extension modules.
+    threaded = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+    return sys.implementation.name + ("-freethreaded" if threaded else "")
 
 
 def _user_site():

@@ -152,10 +152,8 @@ class BuildReport:
         if not text:
             return
         self._last += text.splitlines()
-        if (step := _STEP.match(text)) and self._follows(int(step[1]), int(step[2])):
-            self._instruction = step[3].strip()
-            line = self._line(int(step[1]))
-            self._step = BuildProgress(int(step[1]), int(step[2]), self._instruction, line)
+        if step := _STEP.match(text):
+            self._enter(int(step[1]), int(step[2]), step[3].strip())
         here = self._step
         cached = bool(_CACHED.match(text))
         yield BuildProgress(here.step, here.steps, here.name, here.line, cached, text)
@@ -181,16 +179,14 @@ class BuildReport:
                 )
         return translated(error, "build the image")
 
-    def _follows(self, step: int, steps: int) -> bool:
+    def _enter(self, step: int, steps: int, instruction: str) -> None:
+        # The builder adds a step for the labels of the request, which stands in no line.
+        line, keyword = self._instructions[step - 1] if step <= len(self._instructions) else (None, "LABEL")
+        follows = step == self._step.step + 1 and self._step.steps in (0, steps)
         # A command's own output may look like a step.
-        return step == self._step.step + 1 and self._step.steps in (0, steps)
-
-    def _line(self, step: int) -> int | None:
-        # The builder adds a LABEL step for the labels of the request, which stands in no line.
-        if step > len(self._instructions):
-            return None
-        line, keyword = self._instructions[step - 1]
-        return line if self._instruction.split(None, 1)[:1] == [keyword] else None
+        if follows and instruction.upper().startswith(keyword):
+            self._instruction = instruction
+            self._step = BuildProgress(step, steps, instruction, line)
 
     def _failed(self, text: str) -> BuildFailedError:
         line, log = self._step.line, "\n".join(self._last)

@@ -6,13 +6,14 @@ import http.client
 import os
 import re
 from collections.abc import Iterator
+from typing import Any
 
-import docker
 import docker.errors
 import requests
 import urllib3.exceptions
 from docker import APIClient
 from docker.context import ContextAPI
+from docker.utils import kwargs_from_env
 
 from ds01_kernels.errors import (
     ConflictError,
@@ -29,7 +30,7 @@ DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
 # Calls that run at once, and streams while they are opened, each take one; above the limit urllib3 warns.
 POOL_SIZE = 64
 
-# What docker-py and the layers below it raise; ValueError is the JSON decoder's.
+# What docker-py and the layers below it raise.
 RAISED = (
     docker.errors.DockerException,
     docker.errors.StreamParseError,
@@ -37,7 +38,11 @@ RAISED = (
     urllib3.exceptions.HTTPError,
     http.client.HTTPException,
     OSError,
+    # An answer that is not what Docker answers.
     ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
 )
 
 
@@ -47,9 +52,23 @@ def connect(timeout: float) -> APIClient:
     `timeout` is for each wait, in seconds. Raises what `RAISED` holds, and `EngineUnreachableError`.
     """
     address()
-    # requests takes fractions of a second; the type stubs of docker-py know whole ones only.
-    client = docker.from_env(timeout=timeout, max_pool_size=POOL_SIZE)  # type: ignore[arg-type]
-    return client.api
+    named = kwargs_from_env()
+    if "base_url" not in named:
+        named = {**ContextAPI.kwargs_from_context(), **named}
+    return _Client(timeout=timeout, max_pool_size=POOL_SIZE, **named)
+
+
+class _Client(APIClient):
+    """docker-py's client, with the certificates that were chosen for the engine.
+
+    requests would take those of REQUESTS_CA_BUNDLE instead: https://github.com/psf/requests/issues/3829
+    """
+
+    def merge_environment_settings(
+        self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any
+    ) -> dict[str, Any]:
+        chosen = self.verify if verify is None else verify
+        return super().merge_environment_settings(url, proxies, stream, chosen, cert)
 
 
 def address() -> str:
@@ -93,6 +112,8 @@ def translated(error: BaseException, doing: str) -> Ds01Error:
             remedy="Start it (`sudo systemctl start docker`) or ask the administrator to; "
             "if it runs elsewhere, set DOCKER_HOST.",
         )
+    if isinstance(error, (ValueError, TypeError, AttributeError, LookupError)):
+        return EngineError(f"Docker could not {doing}: its answer cannot be understood ({error}).")
     return EngineError(f"Docker could not {doing}: {_sentence(str(error))}")
 
 

@@ -6,6 +6,7 @@ one path component at a time and never through a link: a link that appears in be
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import tarfile
@@ -148,5 +149,5 @@ def _open_below(parent: int, name: str) -> int:
     descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=parent)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise FileNotFoundError(0, "not a regular file", name)
+        raise OSError(errno.EINVAL, "it is not a regular file", name)
     return descriptor

@@ -45,7 +45,7 @@ class DockerStream:
         self._closed = False
 
     async def read(self) -> bytes:
-        while not self._ended:
+        while not (self._ended or self._closed):
             received, self._early = self._early, b""
             if not received:
                 received = await self._receive()
@@ -56,8 +56,6 @@ class DockerStream:
         return b""
 
     async def _receive(self) -> bytes:
-        if self._closed:
-            return b""
         try:
             return await self._reader.read(_CHUNK)
         except OSError as error:

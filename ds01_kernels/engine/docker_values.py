@@ -95,7 +95,7 @@ def _cannot(info: Answer, name: str, rootless: bool) -> dict[str, str]:
 
 def _has_gpus(info: Answer) -> bool:
     devices = " ".join(str(device.get("ID")) for device in info.get("DiscoveredDevices") or ())
-    return "nvidia" in info.get("Runtimes", {}) or "nvidia.com/gpu" in devices
+    return "nvidia" in (info.get("Runtimes") or {}) or "nvidia.com/gpu" in devices
 
 
 def creation(client: APIClient, spec: ContainerSpec, default_log_driver: str) -> dict[str, Any]:

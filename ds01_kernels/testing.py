@@ -1,0 +1,422 @@
+"""`FakeEngine`: an engine in memory, for tests of whatever stands on the `Engine` protocol.
+
+Its containers have state and files but no main process; `exec` runs the command for real, as a process
+of this machine, so that streams, exit codes and large data are what they are with Docker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import secrets
+import signal
+import struct
+import termios
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+
+from ds01_kernels.engine import (
+    BuildProgress,
+    BuildRequest,
+    ContainerFile,
+    ContainerInfo,
+    ContainerSpec,
+    ContainerState,
+    EngineInfo,
+    ImageInfo,
+    Stream,
+)
+from ds01_kernels.engine.docker_steps import instructions
+from ds01_kernels.errors import (
+    BadInputError,
+    BuildFailedError,
+    ConflictError,
+    ContainerExitedError,
+    Ds01Error,
+    EngineError,
+    NotFoundError,
+)
+
+_FILE_LIMIT = 1024 * 1024
+_ERRORS_KEPT = 16 * 1024
+
+
+class FakeEngine:
+    """An `Engine` without an engine. `images` are there from the start."""
+
+    def __init__(
+        self, *, images: Sequence[str] = ("ds01/base:latest",), info: EngineInfo | None = None
+    ) -> None:
+        self._info = info or EngineInfo("fake", "1", local=True, cpus=2, memory=2**32)
+        self._images: dict[str, ImageInfo] = {}
+        self._image_files: dict[str, Mapping[str, bytes]] = {}
+        self._tags: dict[str, str] = {}
+        self._containers: dict[str, _Container] = {}
+        self._failures: dict[str, list[Ds01Error]] = {}
+        for reference in images:
+            self.add_image(reference)
+
+    def add_image(
+        self,
+        reference: str,
+        *,
+        env: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        user: str = "",
+        files: Mapping[str, bytes] | None = None,
+    ) -> ImageInfo:
+        """Put an image there, with `files` by absolute path that `read_file` finds in its containers."""
+        identity = "sha256:" + secrets.token_hex(32)
+        self._images[identity] = ImageInfo(
+            identity, (), datetime.now(UTC), 0, dict(labels or {}), dict(env or {}), user, "amd64"
+        )
+        self._image_files[identity] = dict(files or {})
+        self._tags[_full(reference)] = identity
+        return self._image_info(identity)
+
+    def fail_next(self, method: str, error: Ds01Error) -> None:
+        """Let the next call of the engine's `method` raise `error`, once."""
+        if not hasattr(self, method):
+            raise ValueError(f"an engine has no method {method}")
+        self._failures.setdefault(method, []).append(error)
+
+    def end_main_process(self, container: str, exit_code: int, *, oom_killed: bool = False) -> None:
+        """Let a running container end by itself, and everything in it."""
+        self._at(container).end(exit_code, oom_killed)
+
+    async def info(self) -> EngineInfo:
+        self._fail("info")
+        return self._info
+
+    async def image(self, reference: str) -> ImageInfo | None:
+        self._fail("image")
+        identity = self._identity(reference)
+        return self._image_info(identity) if identity else None
+
+    async def build(self, request: BuildRequest) -> AsyncIterator[BuildProgress]:
+        """Walks through the instructions; fails at `RUN false`, and at FROM of an image that is not there."""
+        self._fail("build")
+        lines = request.dockerfile.splitlines()
+        steps = list(instructions(request.dockerfile))
+        if not steps:
+            raise BuildFailedError("The Dockerfile cannot be built: it is empty.")
+        for number, (line, keyword) in enumerate(steps, 1):
+            words = lines[line - 1].split()
+            name = " ".join(words)
+            yield BuildProgress(number, len(steps), name, line, log=f"Step {number}/{len(steps)} : {name}\n")
+            await asyncio.sleep(0)
+            missing = keyword == "FROM" and self._identity(words[1]) is None
+            if missing or words[1:] == ["false"]:
+                raise BuildFailedError(
+                    f"The build failed at line {line} of the Dockerfile: `{name}`.", line=line, log=name
+                )
+        image = self.add_image(request.tag, labels=request.labels)
+        yield BuildProgress(len(steps), len(steps), name, line, image_id=image.id)
+
+    async def import_image(self, archive: Path, reference: str, changes: Sequence[str] = ()) -> ImageInfo:
+        self._fail("import_image")
+        if not await asyncio.to_thread(archive.is_file):
+            raise BadInputError(f"{archive} cannot be read: it is no file.")
+        return self.add_image(reference)
+
+    async def tag(self, image_id: str, reference: str) -> None:
+        self._fail("tag")
+        self._tags[_full(reference)] = self._image_at(image_id)
+
+    async def remove_image(self, reference: str) -> None:
+        self._fail("remove_image")
+        identity = self._identity(reference)
+        if identity is None:
+            return
+        tags = self._image_info(identity).tags
+        used = any(container.image_id == identity for container in self._containers.values())
+        by_tag = _full(reference) in tags
+        if (by_tag and len(tags) > 1) or not (used or len(tags) > 1):
+            for tag in (_full(reference),) if by_tag else tags:
+                del self._tags[tag]
+        else:
+            raise ConflictError(f"The image {reference} is in use.")
+        if identity not in self._tags.values():
+            del self._images[identity]
+
+    async def containers(self, labels: Mapping[str, str]) -> list[ContainerInfo]:
+        self._fail("containers")
+        return [
+            container.info()
+            for container in self._containers.values()
+            if labels.items() <= container.spec.labels.items()
+        ]
+
+    async def container(self, name: str) -> ContainerInfo | None:
+        self._fail("container")
+        with suppress(NotFoundError):
+            return self._at(name).info()
+        return None
+
+    async def create(self, spec: ContainerSpec) -> ContainerInfo:
+        self._fail("create")
+        if spec.name in self._containers:
+            raise ConflictError(f"The container name {spec.name} is already in use.")
+        image_id = self._image_at(spec.image)
+        files = {
+            path: ContainerFile(PurePosixPath(path), content, 0, 0, 0o644)
+            for path, content in self._image_files[image_id].items()
+        }
+        self._containers[spec.name] = _Container(spec, image_id, files)
+        return self._containers[spec.name].info()
+
+    async def start(self, container: str) -> None:
+        self._fail("start")
+        self._at(container).start()
+
+    async def stop(self, container: str, grace: float) -> None:
+        self._fail("stop")
+        self._at(container).end(143)
+
+    async def remove(self, container: str) -> None:
+        self._fail("remove")
+        with suppress(NotFoundError):
+            found = self._at(container)
+            found.end(137)
+            del self._containers[found.spec.name]
+
+    async def read_file(self, container: str, path: PurePosixPath) -> bytes | None:
+        self._fail("read_file")
+        file = self._at(container).files.get(str(path))
+        if file is None:
+            return None
+        if file.content is None or len(file.content) > _FILE_LIMIT:
+            raise EngineError(f"{path} is not a regular file, or is larger than {_FILE_LIMIT // 1024} KiB.")
+        return file.content
+
+    async def write_files(self, container: str, files: Sequence[ContainerFile]) -> None:
+        self._fail("write_files")
+        for file in files:
+            if not file.path.is_absolute() or ".." in file.path.parts:
+                raise BadInputError(f"{file.path} is not an absolute path in a container.")
+        self._at(container).files.update({str(file.path): file for file in files})
+
+    async def exec(
+        self,
+        container: str,
+        argv: Sequence[str],
+        *,
+        user: str = "",
+        env: Mapping[str, str] | None = None,
+        cwd: str = "",
+        terminal: bool = False,
+    ) -> Stream:
+        """Runs `argv` on this machine as the user of this process, whoever `user` is.
+
+        Of this process's variables it gets PATH and HOME only. Below a mount, `cwd` is the mount's source.
+        """
+        self._fail("exec")
+        found = self._at(container)
+        if found.state != "running":
+            raise ContainerExitedError(f"The container {container} does not run.")
+        variables = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        variables |= {**self._images[found.image_id].env, **found.spec.env, **(env or {})}
+        start = _in_terminal if terminal else _with_pipes
+        try:
+            stream = await start(argv, variables, found.host_directory(cwd))
+        except OSError as error:
+            # Docker tells it in the output, and by the exit code.
+            said = f"OCI runtime exec failed: exec: {argv[0]!r}: {error.strerror}"
+            stream = await start(["/bin/sh", "-c", 'echo "$0"; exit 126', said], variables, None)
+        found.processes.append(stream.process)
+        return stream
+
+    async def logs(self, container: str, tail: int = 200) -> str:
+        """Nothing: there is no main process."""
+        self._fail("logs")
+        self._at(container)
+        return ""
+
+    async def close(self) -> None:
+        """Ends every command that still runs."""
+        for container in self._containers.values():
+            container.end(137)
+
+    def _fail(self, method: str) -> None:
+        if waiting := self._failures.get(method):
+            raise waiting.pop(0)
+
+    def _at(self, container: str) -> _Container:
+        for found in self._containers.values():
+            if container in (found.spec.name, found.id):
+                return found
+        raise NotFoundError(f"There is no container {container}.")
+
+    def _identity(self, reference: str) -> str | None:
+        return reference if reference in self._images else self._tags.get(_full(reference))
+
+    def _image_at(self, reference: str) -> str:
+        identity = self._identity(reference)
+        if identity is None:
+            raise NotFoundError(f"There is no image {reference}.")
+        return identity
+
+    def _image_info(self, identity: str) -> ImageInfo:
+        tags = tuple(tag for tag, tagged in self._tags.items() if tagged == identity)
+        return replace(self._images[identity], tags=tags)
+
+
+def _full(reference: str) -> str:
+    return reference if ":" in reference.rpartition("/")[2] else f"{reference}:latest"
+
+
+@dataclass
+class _Container:
+    spec: ContainerSpec
+    image_id: str
+    files: dict[str, ContainerFile]
+    id: str = field(default_factory=lambda: secrets.token_hex(32))
+    created: datetime = field(default_factory=lambda: datetime.now(UTC))
+    state: ContainerState = "created"
+    exit_code: int | None = None
+    oom_killed: bool = False
+    started: datetime | None = None
+    processes: list[asyncio.subprocess.Process] = field(default_factory=list)
+
+    def info(self) -> ContainerInfo:
+        return ContainerInfo(
+            self.id,
+            self.spec.name,
+            self.state,
+            self.image_id,
+            self.spec.labels,
+            self.created,
+            self.exit_code,
+            self.oom_killed,
+            self.started,
+        )
+
+    def start(self) -> None:
+        if self.state != "running":
+            self.state, self.exit_code, self.oom_killed = "running", None, False
+            self.started = datetime.now(UTC)
+
+    def end(self, exit_code: int, oom_killed: bool = False) -> None:
+        if self.state != "running":
+            return
+        self.state, self.exit_code, self.oom_killed = "exited", exit_code, oom_killed
+        for process in self.processes:
+            if process.returncode is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+        self.processes.clear()
+
+    def host_directory(self, cwd: str) -> str | None:
+        """The directory of this machine for a working directory in the container; None for this process's."""
+        wanted = PurePosixPath(cwd or self.spec.working_dir or "/")
+        for mount in self.spec.mounts:
+            if wanted.is_relative_to(mount.target):
+                return str(mount.source / wanted.relative_to(mount.target))
+        return None
+
+
+async def _with_pipes(argv: Sequence[str], env: Mapping[str, str], cwd: str | None) -> _LocalStream:
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        *argv, stdin=pipe, stdout=pipe, stderr=pipe, env=dict(env), cwd=cwd, start_new_session=True
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    return _LocalStream(process, process.stdout, process.stdin, terminal=None)
+
+
+async def _in_terminal(argv: Sequence[str], env: Mapping[str, str], cwd: str | None) -> _LocalStream:
+    ours, theirs = os.openpty()
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *argv, stdin=theirs, stdout=theirs, stderr=theirs, env=dict(env), cwd=cwd, start_new_session=True
+        )
+    except OSError:
+        os.close(ours)
+        raise
+    finally:
+        os.close(theirs)
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    protocol = asyncio.StreamReaderProtocol(reader)
+    await loop.connect_read_pipe(lambda: protocol, os.fdopen(ours, "rb", 0))
+    transport, flow = await loop.connect_write_pipe(
+        asyncio.streams.FlowControlMixin, os.fdopen(os.dup(ours), "wb", 0)
+    )
+    writer = asyncio.StreamWriter(transport, flow, None, loop)
+    return _LocalStream(process, reader, writer, terminal=ours)
+
+
+class _LocalStream:
+    """A process of this machine as a `Stream`."""
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        terminal: int | None,
+    ) -> None:
+        self.process = process
+        self._reader, self._writer, self._terminal = reader, writer, terminal
+        self._errors = bytearray()
+        self._collecting = asyncio.create_task(self._collect())
+        self._draining: asyncio.Task[None] | None = None
+        self._ended = False
+
+    async def read(self) -> bytes:
+        if self._draining:
+            return b""
+        try:
+            data = await self._reader.read(64 * 1024)
+        except OSError:
+            # So a terminal says that its last process has gone.
+            data = b""
+        if not data:
+            await asyncio.shield(self._collecting)
+            self._ended = True
+        return data
+
+    async def write(self, data: bytes) -> None:
+        if self._draining or self._ended:
+            raise EngineError("The command has ended: nothing more can be sent to it.")
+        try:
+            self._writer.write(data)
+            await self._writer.drain()
+        except OSError as error:
+            raise EngineError("The command no longer reads what is sent to it: it has ended.") from error
+
+    async def resize(self, columns: int, rows: int) -> None:
+        if self._terminal is not None and not self._ended:
+            fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    async def exit_code(self) -> int | None:
+        if self._ended:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.process.wait(), 1.0)
+        code = self.process.returncode
+        # Docker adds 128 to the signal that ended a command.
+        return 128 - code if code is not None and code < 0 else code
+
+    @property
+    def errors(self) -> str:
+        return self._errors.decode("utf-8", "replace")
+
+    async def close(self) -> None:
+        if self._draining is None:
+            self._draining = asyncio.create_task(self._drain())
+            self._writer.close()
+
+    async def _collect(self) -> None:
+        while self.process.stderr and (data := await self.process.stderr.read(64 * 1024)):
+            self._errors = (self._errors + data)[-_ERRORS_KEPT:]
+
+    async def _drain(self) -> None:
+        """The command runs on when its stream is closed, so its output must go somewhere."""
+        with suppress(OSError):
+            while await self._reader.read(64 * 1024):
+                pass

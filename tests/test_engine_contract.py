@@ -1,0 +1,570 @@
+"""What every engine must do. A new engine is added to `lab`, and must pass all of this."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import Awaitable, Callable
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from ds01_kernels.engine import (
+    BuildProgress,
+    BuildRequest,
+    ContainerFile,
+    ContainerInfo,
+    ContainerSpec,
+    Engine,
+    Stream,
+)
+from ds01_kernels.engine.docker import DockerEngine
+from ds01_kernels.errors import (
+    BadInputError,
+    BuildFailedError,
+    ConflictError,
+    ContainerExitedError,
+    EngineError,
+    NotFoundError,
+)
+from ds01_kernels.testing import FakeEngine
+
+BASE = "ds01/base:latest"
+LABEL = "ds01-kernels.test"
+
+
+class Lab:
+    """One engine and what a test makes in it, gone afterwards."""
+
+    def __init__(self, kind: str) -> None:
+        self.mark = secrets.token_hex(6)
+        self.engine: Engine = FakeEngine() if kind == "fake" else DockerEngine()
+        self.images: list[str] = []
+
+    def spec(self, name: str = "a", **more: object) -> ContainerSpec:
+        more.setdefault("labels", {LABEL: self.mark})
+        return ContainerSpec(
+            f"ds01-test-{self.mark}-{name}",
+            BASE,
+            ("sleep", "1000"),
+            network="none",
+            **more,  # type: ignore[arg-type]
+        )
+
+    def reference(self, name: str = "image") -> str:
+        self.images.append(f"ds01-test-{self.mark}/{name}:latest")
+        return self.images[-1]
+
+    def run(self, flow: Callable[[Engine], Awaitable[None]]) -> None:
+        async def whole() -> None:
+            try:
+                await asyncio.wait_for(flow(self.engine), 120)
+            finally:
+                await self.clean()
+
+        asyncio.run(whole())
+
+    async def clean(self) -> None:
+        for container in await self.engine.containers({LABEL: self.mark}):
+            await self.engine.remove(container.id)
+        for reference in self.images:
+            await self.engine.remove_image(reference)
+        await self.engine.close()
+
+    async def running(self, name: str = "a") -> ContainerInfo:
+        made = await self.engine.create(self.spec(name))
+        await self.engine.start(made.name)
+        return made
+
+
+@pytest.fixture(params=["fake", pytest.param("docker", marks=pytest.mark.engine)])
+def lab(request: pytest.FixtureRequest) -> Lab:
+    return Lab(request.param)
+
+
+async def everything(stream: Stream) -> bytes:
+    output = b""
+    while data := await stream.read():
+        output += data
+    return output
+
+
+async def outcome(stream: Stream) -> tuple[bytes, str, int | None]:
+    try:
+        return await everything(stream), stream.errors, await stream.exit_code()
+    finally:
+        await stream.close()
+
+
+def test_info_says_what_the_engine_is(lab: Lab) -> None:
+    async def flow(engine: Engine) -> None:
+        info = await engine.info()
+        assert info.name
+        assert info.version
+        assert info.cpus > 0
+        assert info.memory > 2**20
+        assert all(sentence.endswith(".") for sentence in info.cannot.values())
+
+    lab.run(flow)
+
+
+def test_image_present_and_absent(lab: Lab) -> None:
+    async def flow(engine: Engine) -> None:
+        image = await engine.image(BASE)
+        assert image is not None
+        assert image.id.startswith("sha256:")
+        assert BASE in image.tags
+        assert image.created.tzinfo is not None
+        by_id = await engine.image(image.id)
+        assert by_id is not None
+        assert by_id.id == image.id
+        assert await engine.image(lab.reference("absent")) is None
+
+    lab.run(flow)
+
+
+def test_life_of_a_container_each_step_twice(lab: Lab) -> None:
+    async def flow(engine: Engine) -> None:
+        made = await engine.create(lab.spec())
+        assert (made.state, made.running, made.exit_code, made.started) == ("created", False, None, None)
+        for _ in range(2):
+            await engine.start(made.name)
+        running = await engine.container(made.name)
+        assert running is not None
+        assert running.running
+        assert running.exit_code is None
+        assert running.started is not None
+        assert running.id == made.id
+        for _ in range(2):
+            await engine.stop(made.name, 2)
+        stopped = await engine.container(made.id)
+        assert stopped is not None
+        # 143 is SIGTERM: the main process was asked, not killed.
+        assert (stopped.state, stopped.exit_code, stopped.oom_killed) == ("exited", 143, False)
+        await engine.start(made.name)
+        for _ in range(2):
+            await engine.remove(made.name)
+        assert await engine.container(made.name) is None
+
+    lab.run(flow)
+
+
+def test_container_belongs_to_its_image(lab: Lab) -> None:
+    async def flow(engine: Engine) -> None:
+        image = await engine.image(BASE)
+        made = await engine.create(lab.spec())
+        assert image is not None
+        assert made.image_id == image.id
+
+    lab.run(flow)
+
+
+def test_name_taken_is_a_conflict(lab: Lab) -> None:
+    async def flow(engine: Engine) -> None:
+        made = await engine.create(lab.spec())
+        with pytest.raises(ConflictError, match="already in use"):
+            await engine.create(lab.spec())
+        assert await engine.container(made.name) == made
+
+    lab.run(flow)
+
+
+def test_only_the_exact_name_or_id_is_found(lab: Lab) -> None:
+    async def flow(engine: Engine) -> None:
+        made = await engine.create(lab.spec())
+        for name in (made.id[:12], made.name[:-1], f"../{made.name}", "", "a/b?c"):
+            assert await engine.container(name) is None
+
+    lab.run(flow)
+
+
+def test_search_by_labels_wants_every_one(lab: Lab) -> None:
+    async def flow(engine: Engine) -> None:
+        mine = {LABEL: lab.mark}
+        one = await engine.create(lab.spec("one", labels={**mine, "x": "1", "y": "=2"}))
+        two = await engine.create(lab.spec("two", labels={**mine, "x": "1"}))
+        await engine.start(two.name)
+
+        async def names(**labels: str) -> set[str]:
+            return {found.name for found in await engine.containers({**mine, **labels})}
+
+        assert await names() == {one.name, two.name}
+        assert await names(x="1") == {one.name, two.name}
+        assert await names(x="1", y="=2") == {one.name}
+        assert await names(x="2") == set()
+        found = await engine.containers({**mine, "y": "=2"})
+        assert found == [one]
+
+    lab.run(flow)
+
+
+def test_exec_output_errors_and_exit_code(lab: Lab) -> None:
+    async def flow(engine: Engine) -> None:
+        made = await lab.running()
+        command = ["sh", "-c", 'echo "$WORD $PWD"; echo problem >&2; exit 7']
+        stream = await engine.exec(made.name, command, env={"WORD": "a=b c"}, cwd="/")
+        output, errors, code = await outcome(stream)
+        assert output.startswith(b"a=b c /")
+        assert (errors, code) == ("problem\n", 7)
+
+    lab.run(flow)
+
+
+def test_exec_talks_both_ways(lab: Lab) -> None:
+    async def flow(engine: Engine) -> None:
+        made = await lab.running()
+        stream = await engine.exec(made.name, ["sh", "-c", 'read x; echo "got $x"; read y'])
+        await stream.write(b"one\n")
+        received = b""
+        while not received.endswith(b"\n"):
+            received += await stream.read()
+        assert received == b"got one\n"
+        assert await stream.exit_code() is None
+        await stream.write(b"two\n")
+        assert await outcome(stream) == (b"", "", 0)
+        with pytest.raises(EngineError):
+            await stream.write(b"three\n")
+
+    lab.run(flow)
+
+
+def test_large_data_arrives_whole_and_waits_for_its_reader(lab: Lab) -> None:
+    data = os.urandom(2**20) * 100
+
+    async def flow(engine: Engine) -> None:
+        made = await lab.running()
+        stream = await engine.exec(made.name, ["cat"])
+
+        async def send() -> None:
+            for start in range(0, len(data), 300_000):
+                await stream.write(data[start : start + 300_000])
+
+        sending = asyncio.create_task(send())
+        # Nobody reads: what is under way must not all end up in memory.
+        await asyncio.sleep(1)
+        assert not sending.done()
+        received = bytearray()
+        while len(received) < len(data):
+            piece = await stream.read()
+            assert piece
+            received += piece
+        await sending
+        assert received == data
+        await stream.close()
+
+    lab.run(flow)
+
+
+def test_errors_are_the_last_16_kib(lab: Lab) -> None:
+    async def flow(engine: Engine) -> None:
+        made = await lab.running()
+        script = "yes 12345678 | head -n 20000 >&2; printf end >&2; echo out"
+        output, errors, code = await outcome(await engine.exec(made.name, ["sh", "-c", script]))
+        assert (output, code) == (b"out\n", 0)
+        assert len(errors) == 16 * 1024
+        assert errors.endswith("12345678\nend")
+
+    lab.run(flow)
+
+
+def test_a_terminal_has_a_size(lab: Lab) -> None:
+    async def flow(engine: Engine) -> None:
+        made = await lab.running()
+        stream = await engine.exec(
+            made.name, ["sh", "-c", "read x; stty size; echo err >&2; test -t 0"], terminal=True
+        )
+        await stream.resize(101, 33)
+        await stream.write(b"go\n")
+        output, errors, code = await outcome(stream)
+        assert b"33 101\r\n" in output
+        assert b"err\r\n" in output
+        assert (errors, code) == ("", 0)
+
+    lab.run(flow)
+
+
+def test_command_that_cannot_start_says_so_in_its_output(lab: Lab) -> None:
+    async def flow(engine: Engine) -> None:
+        made = await lab.running()
+        for terminal in (False, True):
+            stream = await engine.exec(made.name, ["/no/such/program", "x"], terminal=terminal)
+            output, _, code = await outcome(stream)
+            assert code in (126, 127)
+            assert b"/no/such/program" in output
+
+    lab.run(flow)
+
+
+def test_closing_a_stream_ends_reading_and_writing_only(lab: Lab) -> None:
+    async def flow(engine: Engine) -> None:
+        made = await lab.running()
+        stream = await engine.exec(made.name, ["sh", "-c", "sleep 1; exit 5"])
+        await stream.close()
+        await stream.close()
+        assert await stream.read() == b""
+        with pytest.raises(EngineError):
+            await stream.write(b"x")
+        assert await stream.exit_code() is None
+        await asyncio.sleep(1.5)
+        assert await stream.exit_code() == 5
+
+    lab.run(flow)
+
+
+def test_exec_needs_a_running_container(lab: Lab) -> None:
+    async def flow(engine: Engine) -> None:
+        made = await engine.create(lab.spec())
+        with pytest.raises(ContainerExitedError):
+            await engine.exec(made.name, ["true"])
+        await engine.start(made.name)
+        stream = await engine.exec(made.name, ["sh", "-c", "echo; exec sleep 1000"])
+        assert await stream.read() == b"\n"
+        await engine.stop(made.name, 0)
+        assert await everything(stream) == b""
+        with pytest.raises(ContainerExitedError):
+            await engine.exec(made.name, ["true"])
+
+    lab.run(flow)
+
+
+def test_files_are_written_and_read(lab: Lab) -> None:
+    async def flow(engine: Engine) -> None:
+        made = await engine.create(lab.spec())
+        folder, path = PurePosixPath("/opt/ä b"), PurePosixPath("/opt/ä b/x")
+        content = bytes(range(256))
+        await engine.write_files(
+            made.name,
+            [
+                ContainerFile(folder, None, 1234, 1234, 0o750),
+                ContainerFile(path, content, 1234, 1234, 0o640),
+                ContainerFile(folder / "empty", b"", 0, 0, 0o600),
+            ],
+        )
+        for start in (False, True):
+            if start:
+                await engine.start(made.name)
+            assert await engine.read_file(made.name, path) == content
+            assert await engine.read_file(made.name, folder / "empty") == b""
+            assert await engine.read_file(made.name, folder / "nothing") is None
+            with pytest.raises(EngineError):
+                await engine.read_file(made.name, folder)
+
+    lab.run(flow)
+
+
+def test_a_file_above_the_limit_is_refused_and_leaves_the_container_usable(lab: Lab) -> None:
+    async def flow(engine: Engine) -> None:
+        made = await engine.create(lab.spec())
+        small, large = PurePosixPath("/opt/small"), PurePosixPath("/opt/large")
+        await engine.write_files(
+            made.name,
+            [
+                ContainerFile(small, b"x" * 2**20, 0, 0, 0o644),
+                ContainerFile(large, b"x" * (2**20 + 1), 0, 0, 0o644),
+            ],
+        )
+        assert await engine.read_file(made.name, small) == b"x" * 2**20
+        with pytest.raises(EngineError, match="1024 KiB"):
+            await engine.read_file(made.name, large)
+        await asyncio.wait_for(engine.write_files(made.name, [ContainerFile(small, b"", 0, 0, 0o644)]), 10)
+
+    lab.run(flow)
+
+
+@pytest.mark.parametrize("path", ["relative", "/opt/../etc/passwd"])
+def test_files_need_an_absolute_path(lab: Lab, path: str) -> None:
+    async def flow(engine: Engine) -> None:
+        made = await engine.create(lab.spec())
+        with pytest.raises(BadInputError):
+            await engine.write_files(made.name, [ContainerFile(PurePosixPath(path), b"", 0, 0, 0o644)])
+
+    lab.run(flow)
+
+
+def test_what_is_missing_is_not_found(lab: Lab) -> None:
+    async def flow(engine: Engine) -> None:
+        missing = lab.spec().name
+        calls = [
+            engine.start(missing),
+            engine.stop(missing, 1),
+            engine.exec(missing, ["true"]),
+            engine.logs(missing),
+            engine.read_file(missing, PurePosixPath("/etc/passwd")),
+            engine.write_files(missing, [ContainerFile(PurePosixPath("/x"), b"", 0, 0, 0o644)]),
+            engine.tag(lab.reference("absent"), lab.reference()),
+            engine.create(ContainerSpec(missing, lab.reference("absent"), ("true",))),
+        ]
+        for call in calls:
+            with pytest.raises(NotFoundError):
+                await call
+        assert await engine.container(missing) is None
+        await engine.remove(missing)
+        await engine.remove_image(lab.reference("absent"))
+
+    lab.run(flow)
+
+
+def test_tag_and_remove_image(lab: Lab) -> None:
+    async def flow(engine: Engine) -> None:
+        base = await engine.image(BASE)
+        assert base is not None
+        one, two = lab.reference("one"), lab.reference("two")
+        await engine.tag(BASE, one)
+        await engine.tag(base.id, two)
+        tagged = await engine.image(one)
+        assert tagged is not None
+        assert tagged.id == base.id
+        assert {one, two} <= set(tagged.tags)
+        for _ in range(2):
+            await engine.remove_image(one)
+        assert await engine.image(one) is None
+        assert await engine.image(two) is not None
+        assert await engine.image(BASE) is not None
+
+    lab.run(flow)
+
+
+def test_an_image_in_use_is_not_removed(lab: Lab, tmp_path: Path) -> None:
+    async def flow(engine: Engine) -> None:
+        reference = lab.reference()
+        await built(engine, BuildRequest(tmp_path, f"FROM {BASE}\nENV MARK={lab.mark}\n", reference))
+        made = await engine.create(
+            ContainerSpec(lab.spec().name, reference, ("true",), labels={LABEL: lab.mark})
+        )
+        with pytest.raises(ConflictError):
+            await engine.remove_image(reference)
+        assert await engine.image(reference) is not None
+        await engine.remove(made.name)
+        await engine.remove_image(reference)
+        assert await engine.image(made.image_id) is None
+
+    lab.run(flow)
+
+
+async def built(engine: Engine, request: BuildRequest) -> list[BuildProgress]:
+    return [progress async for progress in engine.build(request)]
+
+
+def test_build_says_where_it_is_and_ends_with_the_image(lab: Lab, tmp_path: Path) -> None:
+    text = f"# a comment\nFROM {BASE}\n\nENV MARK={lab.mark}\nRUN true\n"
+
+    async def flow(engine: Engine) -> None:
+        reference = lab.reference()
+        request = BuildRequest(tmp_path, text, reference, labels={LABEL: lab.mark})
+        progress = await built(engine, request)
+        lines = [line for line in dict.fromkeys(one.line for one in progress) if line]
+        assert lines == [2, 4, 5]
+        steps = [one.step for one in progress]
+        assert steps == sorted(steps)
+        assert len({one.steps for one in progress}) == 1
+        assert any(one.name == "RUN true" and one.line == 5 for one in progress)
+        assert [bool(one.image_id) for one in progress] == [False] * (len(progress) - 1) + [True]
+        image = await engine.image(reference)
+        assert image is not None
+        assert image.id == progress[-1].image_id
+        assert image.labels[LABEL] == lab.mark
+
+    lab.run(flow)
+
+
+def test_build_failure_names_the_line(lab: Lab, tmp_path: Path) -> None:
+    text = f"FROM {BASE}\nENV A=1 \\\n  # inside\n  B=2\n\nRUN false\nRUN true\n"
+
+    async def flow(engine: Engine) -> None:
+        reference = lab.reference()
+        with pytest.raises(BuildFailedError, match=r"line 6 of the Dockerfile.*RUN false") as failure:
+            await built(engine, BuildRequest(tmp_path, text, reference))
+        assert failure.value.line == 6
+        assert "RUN false" in failure.value.log
+        assert await engine.image(reference) is None
+
+    lab.run(flow)
+
+
+def test_build_needs_its_base_image(lab: Lab, tmp_path: Path) -> None:
+    async def flow(engine: Engine) -> None:
+        text = f"\nFROM localhost:9/ds01-test-{lab.mark}/absent\n"
+        with pytest.raises(BuildFailedError) as failure:
+            await built(engine, BuildRequest(tmp_path, text, lab.reference()))
+        assert failure.value.line == 2
+
+    lab.run(flow)
+
+
+def test_leaving_a_build_cancels_it(lab: Lab, tmp_path: Path) -> None:
+    text = f"FROM {BASE}\nENV MARK={lab.mark}\nRUN sleep 5\nRUN true\n"
+
+    async def flow(engine: Engine) -> None:
+        reference = lab.reference()
+        build = engine.build(BuildRequest(tmp_path, text, reference))
+        async for progress in build:
+            if progress.line == 3:
+                break
+        await build.aclose()  # type: ignore[attr-defined]
+        await asyncio.sleep(6)
+        assert await engine.image(reference) is None
+
+    lab.run(flow)
+
+
+def test_a_build_in_a_cancelled_task_is_cancelled(lab: Lab, tmp_path: Path) -> None:
+    text = f"FROM {BASE}\nENV MARK={lab.mark}\nRUN sleep 1000\n"
+
+    async def flow(engine: Engine) -> None:
+        if isinstance(engine, FakeEngine):
+            pytest.skip("nothing takes time in the fake")
+        begun = asyncio.Event()
+
+        async def build() -> None:
+            async for progress in engine.build(BuildRequest(tmp_path, text, lab.reference())):
+                if progress.line == 3:
+                    begun.set()
+
+        task = asyncio.create_task(build())
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(task, 10)
+
+    lab.run(flow)
+
+
+def test_logs_of_a_container(lab: Lab) -> None:
+    async def flow(engine: Engine) -> None:
+        made = await lab.running()
+        assert await engine.logs(made.name) == ""
+
+    lab.run(flow)
+
+
+def test_the_fake_fails_once_when_told(tmp_path: Path) -> None:
+    async def flow() -> None:
+        engine = FakeEngine()
+        engine.fail_next("image", EngineError("no"))
+        with pytest.raises(EngineError, match="no"):
+            await engine.image(BASE)
+        assert await engine.image(BASE) is not None
+        engine.fail_next("build", EngineError("no"))
+        with pytest.raises(EngineError, match="no"):
+            await built(engine, BuildRequest(tmp_path, f"FROM {BASE}\n", "x"))
+        with pytest.raises(ValueError, match="no method"):
+            engine.fail_next("biuld", EngineError("no"))
+
+    asyncio.run(flow())
+
+
+def test_the_fake_ends_main_processes(tmp_path: Path) -> None:
+    async def flow() -> None:
+        engine = FakeEngine()
+        made = await engine.create(ContainerSpec("x", BASE, ("sleep",)))
+        await engine.start("x")
+        stream = await engine.exec("x", ["sleep", "1000"])
+        engine.end_main_process("x", 137, oom_killed=True)
+        assert await everything(stream) == b""
+        assert await stream.exit_code() == 137
+        found = await engine.container(made.id)
+        assert found is not None
+        assert (found.state, found.exit_code, found.oom_killed) == ("exited", 137, True)
+
+    asyncio.run(flow())
