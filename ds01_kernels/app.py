@@ -1,6 +1,7 @@
 """The command line: ``jupyter ds01 VERB ...``.
 
-A failing command exits 1 with one sentence on stderr, wrong usage exits 2. With ``--json`` what is printed is for programs.
+A failing command exits 1 with one sentence on stderr, wrong usage exits 2. With ``--json`` what is printed is
+for programs.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="jupyter ds01",
         description="Projects, their containers and their kernels.",
-        epilog="Settings go anywhere as --Workbench.NAME=VALUE; files: jupyter_config.py, jupyter_ds01_config.py.",
+        epilog="Settings: --Workbench.NAME=VALUE anywhere, or jupyter_config.py and jupyter_ds01_config.py.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     verbs = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -57,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         dest="source",
         metavar="DIR|TEMPLATE",
         default="debian",
-        help=f"a folder whose Dockerfile is copied, or one of: {', '.join(commands.TEMPLATES)} (default: debian)",
+        help=f"a folder whose Dockerfile is copied, or {' or '.join(commands.TEMPLATES)} (default: debian)",
     )
     base = _verb(
         verbs, "base-image", commands.base_image, "build the local Debian base image ds01/base:latest"

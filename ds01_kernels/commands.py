@@ -6,11 +6,9 @@ import argparse
 import asyncio
 import json
 import os
-import shutil
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import aclosing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +28,7 @@ from .workbench import Workbench
 Command = Callable[[Workbench, argparse.Namespace], int | None]
 
 TEMPLATES = {
-    "debian": "# The local base image: build it once with `jupyter ds01 base-image`.\nFROM ds01/base:latest\n",
+    "debian": "# A local image: build it once with `jupyter ds01 base-image`.\nFROM ds01/base:latest\n",
     "python": "FROM python:3.12-slim\n",
 }
 
@@ -105,7 +103,8 @@ def image_update(workbench: Workbench, arguments: argparse.Namespace) -> int:
         _print_json({"image": project.image_name(os.getuid()), "id": built})
     else:
         print(
-            f"Built {project.image_name(os.getuid())}. New kernels use it as soon as none runs in the container."
+            f"Built {project.image_name(os.getuid())}. "
+            "New kernels use it as soon as none runs in the container."
         )
     return 0
 
@@ -159,7 +158,7 @@ def kernelspec_install(workbench: Workbench, arguments: argparse.Namespace) -> N
     _print_places(arguments.json, "Installed", places)
 
 
-def kernelspec_remove(workbench: Workbench, arguments: argparse.Namespace) -> None:  # noqa: ARG001 - a Command
+def kernelspec_remove(workbench: Workbench, arguments: argparse.Namespace) -> None:
     directory = _kernels_dir(arguments.prefix)
     names = (
         [arguments.project]

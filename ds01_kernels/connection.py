@@ -1,4 +1,5 @@
-"""How the server reaches a kernel's five channels: unix sockets in private directories, and paths that never change.
+"""How the server reaches a kernel's five channels: unix sockets in private directories, and paths that never
+change.
 
 ::
 
@@ -9,7 +10,9 @@
             s-1 … s-5                   what Jupyter connects to: symlinks into the directory above
         locks/
 
-Jupyter's paths stay the same for the life of a kernel. A restart points them at another process's sockets by rename, and ZMQ reconnects. The container can write only its own ``c/<random>``, so it cannot turn Jupyter's paths elsewhere.
+Jupyter's paths stay the same for the life of a kernel. A restart points them at another process's sockets by
+rename, and ZMQ reconnects. The container can write only its own ``c/<random>``, so it cannot turn Jupyter's
+paths elsewhere.
 """
 
 from __future__ import annotations
@@ -36,7 +39,8 @@ PORTS = {"shell_port": 1, "iopub_port": 2, "stdin_port": 3, "control_port": 4, "
 def run_root() -> Path:
     """This user's private directory on a local file system, made when missing.
 
-    In /tmp rather than in XDG_RUNTIME_DIR where possible: that one goes with the user's last login, and servers in tmux stay. Raises `Ds01Error`.
+    In /tmp rather than in XDG_RUNTIME_DIR where possible: that one goes with the user's last login, and
+    servers in tmux stay. Raises `Ds01Error`.
     """
     candidates = [Path(f"/tmp/ds01-kernels-{os.getuid()}")]  # noqa: S108 - checked by lstat, see `make_private`
     if runtime := os.environ.get("XDG_RUNTIME_DIR"):

@@ -16,6 +16,7 @@ from .connection import SOCKETS, SocketDirectory
 from .engine import ContainerFile, ContainerInfo, ContainerSpec, Engine, EngineInfo, ImageInfo, Mount
 from .errors import ConflictError, ContainerExitedError, NotBuiltError
 from .projects import Project
+from .text import clean
 
 WORKSPACE = PurePosixPath("/workspace")
 IPYKERNEL = PurePosixPath("/opt/ds01/ipykernel")
@@ -52,7 +53,8 @@ class Running:
 
 
 async def find(engine: Engine, project: Project) -> ContainerInfo | None:
-    """The project's container, in whatever state. Raises `ConflictError` when its name belongs to something else."""
+    """The project's container, in whatever state. Raises `ConflictError` when its name belongs to something
+    else."""
     info = await engine.container(project.container_name(os.getuid()))
     if info is not None and not _is_of(info, project):
         raise ConflictError(
@@ -76,16 +78,18 @@ async def ensure(
     store: Path,
     is_idle: Callable[[ContainerInfo], Awaitable[bool]],
 ) -> Running:
-    """The project's container, running: made when missing, started when stopped, replaced when it is out of date and idle.
+    """The project's container, running: made when missing, started when stopped, replaced when it is out of
+    date and idle.
 
-    `store` is the directory of ipykernel copies. To be called under the project's lock. Raises `NotBuiltError` or `EngineError`.
+    `store` is the directory of ipykernel copies. To be called under the project's lock. Raises
+    `NotBuiltError` or `EngineError`.
     """
     info = await find(engine, project)
     image = await engine.image(project.image_name(os.getuid()))
-    if info is not None and image is not None and _is_outdated(info, image, settings):
-        if not info.running or await is_idle(info):
-            await retire(engine, info)
-            info = None
+    is_outdated = info is not None and image is not None and _is_outdated(info, image, settings)
+    if info is not None and is_outdated and (not info.running or await is_idle(info)):
+        await retire(engine, info)
+        info = None
     if info is None:
         if image is None:
             raise NotBuiltError(
@@ -135,7 +139,7 @@ async def _run(engine: Engine, info: ContainerInfo) -> Running:
     started = await engine.container(info.id)
     if started is None or not started.running:
         raise ContainerExitedError(
-            f"The container {info.name} ended as soon as it was started. {await engine.logs(info.id, 5)}".strip()
+            f"The container {info.name} ended at once. {clean(await engine.logs(info.id, 5), colours=False)}".strip()
         )
     return Running(started, sockets)
 
@@ -177,7 +181,8 @@ class Person:
 
 
 def _person(host: EngineInfo) -> Person:
-    # Where uid 0 of a container is not the host's, it is the user's: files in the project stay theirs only that way.
+    # Where uid 0 of a container is not the host's, it is the user's: files in the project stay theirs only
+    # that way.
     if host.rootless or os.getuid() == 0:
         return Person("root", 0, 0)
     try:
@@ -229,7 +234,8 @@ def _spec(
         env={
             "HOME": str(person.home),
             "LANG": image.env.get("LANG", "C.UTF-8"),
-            # An install is the user's decision, and the container is theirs: https://peps.python.org/pep-0668/
+            # An install is the user's decision, and the container is theirs:
+            # https://peps.python.org/pep-0668/
             "PIP_BREAK_SYSTEM_PACKAGES": "1",
             **settings.env,
             "DS01_PROJECT": project.name,

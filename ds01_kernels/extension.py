@@ -10,7 +10,7 @@ import socket
 from typing import Any
 
 from jupyter_client.kernelspec import KernelSpecManager
-from jupyter_client.provisioning import KernelProvisionerFactory
+from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from jupyter_server.gateway.gateway_client import GatewayClient
 from jupyter_server.serverapp import ServerApp
 from traitlets.config import Config
@@ -21,7 +21,8 @@ from .handlers import routes
 from .kernelspecs import PROVISIONER, with_projects
 from .workbench import Workbench
 
-#: Seconds between Jupyter's looks at a kernel. Ours answers from what the agent has told, so a look costs nothing.
+#: Seconds between Jupyter's looks at a kernel. Ours answers from what the agent has told, so a look costs
+#: nothing.
 TIME_TO_DEAD = 0.5
 
 
@@ -36,7 +37,7 @@ def link(server: ServerApp) -> None:
     try:
         server.kernel_spec_manager_class = with_projects(_kernelspecs_class(server), workbench.projects)
     except Ds01Error as error:
-        server.log.error("ds01-kernels: projects are not offered as kernels. %s", error.sentence)
+        server.log.error("ds01-kernels: projects are not offered as kernels. %s", error.sentence)  # noqa: TRY400
     _default(server.config, "KernelProvisionerFactory", "default_provisioner_name", PROVISIONER)
     _default(server.config, "KernelRestarter", "time_to_dead", TIME_TO_DEAD)
     # It may have been made before us, when kernelspecs were looked at.
@@ -47,11 +48,14 @@ def link(server: ServerApp) -> None:
 def load(server: ServerApp) -> None:
     """Add the handlers, and take over from a server that was here before."""
     workbench = Workbench.open()
-    # Another server on this machine cannot have the same address, so the next that has it is this one's successor.
+    # Another server on this machine cannot have the same address, so the next that has it is this one's
+    # successor.
     address = server.sock or server.port
     if address:
         workbench.owner = f"server {socket.gethostname()}:{address}{server.base_url}"
-    server.web_app.add_handlers(".*$", routes(server.base_url, workbench))
+    server.web_app.add_handlers(  # type: ignore[no-untyped-call]
+        ".*$", routes(server.base_url, workbench)
+    )
     server.log.info("ds01-kernels looks for projects in %s", ", ".join(map(str, workbench.folders)))
 
 

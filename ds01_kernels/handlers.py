@@ -19,6 +19,8 @@ from .workbench import Workbench
 
 RESOURCE = "ds01"
 
+Method = Callable[..., Awaitable[None]]
+
 
 def routes(base_url: str, workbench: Workbench) -> list[tuple[str, type[web.RequestHandler], dict[str, Any]]]:
     """What `extension` adds to the server."""
@@ -31,9 +33,17 @@ def routes(base_url: str, workbench: Workbench) -> list[tuple[str, type[web.Requ
     return [(url_path_join(base_url, "ds01", path), handler, settings) for path, handler in table]
 
 
-def answers_errors(method: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
-    """Turn our errors into their status and ``{message, reason}``."""
+def permitted(action: str) -> Callable[[Method], Method]:
+    """Authenticated, authorized for `action` on our resource, and our errors as status and ``{message, reason}``."""
 
+    def decorate(method: Method) -> Method:
+        checked: Method = web.authenticated(authorized(action, resource=RESOURCE)(_answering_errors(method)))
+        return checked
+
+    return decorate
+
+
+def _answering_errors(method: Method) -> Method:
     @wraps(method)
     async def wrapper(handler: Ds01Handler, *args: Any, **kwargs: Any) -> None:
         try:
@@ -46,7 +56,7 @@ def answers_errors(method: Callable[..., Awaitable[None]]) -> Callable[..., Awai
     return wrapper
 
 
-class Ds01Handler(APIHandler):  # type: ignore[misc]
+class Ds01Handler(APIHandler):
     """A handler with the workbench; `auth_resource` is what an authorizer is asked about."""
 
     auth_resource = RESOURCE
@@ -60,16 +70,12 @@ class Ds01Handler(APIHandler):  # type: ignore[misc]
 
 
 class ProjectsHandler(Ds01Handler):
-    @web.authenticated
-    @authorized("read", resource=RESOURCE)
-    @answers_errors
+    @permitted("read")
     async def get(self) -> None:
         self.answer([project.as_json() for project in await status.all_statuses(self.workbench)])
 
 
 class ProjectHandler(Ds01Handler):
-    @web.authenticated
-    @authorized("read", resource=RESOURCE)
-    @answers_errors
+    @permitted("read")
     async def get(self, name: str) -> None:
         self.answer((await status.details(self.workbench, name)).as_json())

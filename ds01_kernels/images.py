@@ -22,7 +22,8 @@ DOCKERFILE_LIMIT = 1 << 20
 async def build(
     engine: Engine, project: Project, *, no_cache: bool = False, pull: bool = False
 ) -> AsyncIterator[BuildProgress]:
-    """Build the project's image from its Dockerfile and tag it. Raises `BuildFailedError`, `BadInputError`."""
+    """Build the project's image from its Dockerfile and tag it. Raises `BuildFailedError`,
+    `BadInputError`."""
     text = read_dockerfile(project)
     request = BuildRequest(
         directory=project.path,
@@ -39,7 +40,8 @@ async def build(
 
 
 def read_dockerfile(project: Project) -> str:
-    """The Dockerfile's text. Raises `BadInputError`: missing, leading out of the project, too large, not text."""
+    """The Dockerfile's text. Raises `BadInputError`: missing, leading out of the project, too large, not
+    text."""
     descriptor = _open_within(project)
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)

@@ -57,7 +57,8 @@ class Launcher:
         try:
             return await self._start(project, request)
         except (AgentLostError, ContainerExitedError) as error:
-            # The container may have been stopped or replaced between our look and the start: look afresh, once.
+            # The container may have been stopped or replaced between our look and the start: look afresh,
+            # once.
             log.info("Starting the kernel of project %s again: %s", project.name, error)
             return await self._start(project, request)
 
@@ -96,7 +97,8 @@ class Launcher:
         return station.running.info
 
     async def retire(self, project: Project, *, force: bool) -> bool:
-        """Remove the project's container; False when there is none. Raises `KernelsRunningError` unless `force`."""
+        """Remove the project's container; False when there is none. Raises `KernelsRunningError` unless
+        `force`."""
         async with self.locks.hold(project.path):
             info = await containers.find(self.engine, project)
             if info is None:

@@ -1,6 +1,7 @@
 """Jupyter's kernel lifecycle, translated into `launch`.
 
-`ProjectProvisioner` decides where a kernel belongs, once, and from then on passes every call to that place: a project's container, or the host
+`ProjectProvisioner` decides where a kernel belongs, once, and from then on passes every call to that place: a
+project's container, or the host
 as Jupyter always did it. https://jupyter-client.readthedocs.io/en/stable/provisioning.html
 """
 
@@ -14,7 +15,8 @@ from typing import Any
 
 import zmq
 from jupyter_client.connect import KernelConnectionInfo
-from jupyter_client.provisioning import KernelProvisionerBase, LocalProvisioner
+from jupyter_client.provisioning.local_provisioner import LocalProvisioner
+from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 from traitlets import Unicode
 
 from .agent_client import Exit, KernelProcess, KernelRequest
@@ -26,14 +28,16 @@ from .projects import Project
 from .variables import select
 from .workbench import Workbench
 
-#: Seconds for which a kernel that was asked to shut down is waited for, before Jupyter starts to look every 0.1 s.
+#: Seconds for which a kernel that was asked to shut down is waited for, before Jupyter starts to look every
+#: 0.1 s.
 SHUTDOWN_LIMIT = 1.0
 
 
-class ProjectProvisioner(KernelProvisionerBase):  # type: ignore[misc]
+class ProjectProvisioner(KernelProvisionerBase):
     """The provisioner ``ds01-provisioner``.
 
-    `project` is set by kernelspecs of projects. Without it a Python kernel belongs to the project in which its working directory
+    `project` is set by kernelspecs of projects. Without it a Python kernel belongs to the project in which
+    its working directory
     lies, or to the host; kernels of other languages always belong to the host.
     """
 
@@ -135,7 +139,7 @@ class ProjectProvisioner(KernelProvisionerBase):  # type: ignore[misc]
         await self._place.load_provisioner_info(provisioner_info)
 
 
-class ContainerProvisioner(KernelProvisionerBase):  # type: ignore[misc]
+class ContainerProvisioner(KernelProvisionerBase):
     """A kernel in the container of one project."""
 
     def __init__(self, workbench: Workbench, project: str, **kwargs: Any) -> None:
@@ -145,7 +149,8 @@ class ContainerProvisioner(KernelProvisionerBase):  # type: ignore[misc]
         self._project: Project | None = None
         self._channels: Channels | None = None
         self._process: KernelProcess | None = None
-        #: Stands for a process when a restart could not start one: Jupyter must not see a provisioner raise then.
+        #: Stands for a process when a restart could not start one: Jupyter must not see a provisioner raise
+        #: then.
         self._failure: Exit | None = None
         self._launched = False
         self._cwd = PurePosixPath(WORKSPACE)
@@ -163,14 +168,14 @@ class ContainerProvisioner(KernelProvisionerBase):  # type: ignore[misc]
         kwargs["arguments"] = arguments
         return kwargs
 
-    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:  # noqa: ARG002 - Jupyter's signature
+    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         self._failure = None
         try:
             started = await self._start(kwargs)
         except Ds01Error as error:
             if not self._launched:
                 raise
-            self.log.error("The kernel of project %s did not start again. %s", self._name, error.sentence)
+            self.log.error("The kernel of project %s did not start again. %s", self._name, error.sentence)  # noqa: TRY400
             self._process, self._failure = None, Exit(1, error.sentence)
             return self.connection_info
         self._launched = True
@@ -247,14 +252,14 @@ class ContainerProvisioner(KernelProvisionerBase):  # type: ignore[misc]
         if self._process is not None:
             await self._tell(self._process.signal, signum)
 
-    async def kill(self, restart: bool = False) -> None:  # noqa: ARG002 - Jupyter's signature
+    async def kill(self, restart: bool = False) -> None:
         if self._process is not None:
             await self._tell(self._process.end)
 
-    async def terminate(self, restart: bool = False) -> None:  # noqa: ARG002 - Jupyter's signature
+    async def terminate(self, restart: bool = False) -> None:
         await self.send_signal(signal.SIGTERM)
 
-    async def shutdown_requested(self, restart: bool = False) -> None:  # noqa: ARG002 - Jupyter's signature
+    async def shutdown_requested(self, restart: bool = False) -> None:
         if self._process is not None:
             try:
                 await asyncio.wait_for(self._workbench.run(self._process.ended()), SHUTDOWN_LIMIT)
@@ -318,13 +323,13 @@ class ContainerProvisioner(KernelProvisionerBase):  # type: ignore[misc]
     def _connection(self, encryption: str | None) -> KernelConnectionInfo:
         """What Jupyter connects to: its own paths and key, the same for the life of the kernel."""
         assert self._channels is not None
-        manager = self.parent
+        manager: Any = self.parent
         info: KernelConnectionInfo = {
             "transport": "ipc",
             "ip": self._channels.ip,
             "key": manager.session.key,
             "signature_scheme": manager.session.signature_scheme,
-            **PORTS,
+            **PORTS,  # type: ignore[typeddict-item]
         }
         if _wants_encryption(manager, encryption):
             # As LocalProvisioner does it: made once, and kept over restarts as the session's key is.

@@ -38,7 +38,8 @@ class ProjectStatus:
 class ProjectDetails(ProjectStatus):
     """The same with what takes a question to the engine or the agent.
 
-    `kernels`: how many run in the container, of all clients; None when it does not run. `limits` in bytes and CPUs.
+    `kernels`: how many run in the container, of all clients; None when it does not run. `limits` in bytes and
+    CPUs.
     """
 
     built: bool = False
@@ -51,7 +52,8 @@ class ProjectDetails(ProjectStatus):
 
 
 async def all_statuses(workbench: Workbench) -> list[ProjectStatus]:
-    """Every project of the workspaces, with one question to the engine; an engine that is away becomes their `error`."""
+    """Every project of the workspaces, with one question to the engine; an engine that is away becomes their
+    `error`."""
     found = workbench.projects()
     known: dict[str, ContainerInfo] | None = None
     error = None

@@ -51,19 +51,22 @@ async def _send(stream: Stream) -> None:
     loop = asyncio.get_running_loop()
     readable = asyncio.Event()
     descriptor = sys.stdin.fileno()
+    watched = True
     try:
         loop.add_reader(descriptor, readable.set)
     except PermissionError:
         # A regular file cannot be watched, and need not be.
+        watched = False
         readable.set()
     try:
         while True:
             await readable.wait()
             data = os.read(descriptor, 1 << 16)
             if not data:
+                await stream.end_input()
                 return
             await stream.write(data)
-            if descriptor in getattr(loop, "_selector", {}).get_map():
+            if watched:
                 readable.clear()
     except EngineError:
         return
@@ -72,7 +75,8 @@ async def _send(stream: Stream) -> None:
 
 
 async def _follow_size(stream: Stream) -> None:
-    """Our terminal's size, now and whenever it changes; looked at, since this loop is not in the main thread."""
+    """Our terminal's size, now and whenever it changes; looked at, since this loop is not in the main
+    thread."""
     known = None
     while True:
         size = shutil.get_terminal_size()

@@ -57,6 +57,7 @@ class FakeEngine:
         self._tags: dict[str, str] = {}
         self._containers: dict[str, _Container] = {}
         self._failures: dict[str, list[Ds01Error]] = {}
+        self._processes: list[asyncio.subprocess.Process] = []
         for reference in images:
             self.add_image(reference)
 
@@ -228,6 +229,7 @@ class FakeEngine:
             said = f"OCI runtime exec failed: exec: {argv[0]!r}: {error.strerror}"
             stream = await start(["/bin/sh", "-c", 'echo "$0"; exit 126', said], variables, None)
         found.processes.append(stream.process)
+        self._processes.append(stream.process)
         return stream
 
     async def logs(self, container: str, tail: int = 200) -> str:
@@ -240,6 +242,11 @@ class FakeEngine:
         """Ends every command that still runs."""
         for container in self._containers.values():
             container.end(137)
+        for process in self._processes:
+            await process.wait()
+            # A pipe that is still open would be closed by the garbage collector, when its loop is no more.
+            process._transport.close()  # type: ignore[attr-defined]
+        self._processes.clear()
 
     def _fail(self, method: str) -> None:
         if waiting := self._failures.get(method):
@@ -366,6 +373,7 @@ class _LocalStream:
         self._errors = bytearray()
         self._collecting = asyncio.create_task(self._collect())
         self._draining: asyncio.Task[None] | None = None
+        self._input_ended = False
         self._ended = False
 
     async def read(self) -> bytes:
@@ -382,13 +390,24 @@ class _LocalStream:
         return data
 
     async def write(self, data: bytes) -> None:
-        if self._draining or self._ended:
-            raise EngineError("The command has ended: nothing more can be sent to it.")
+        if self._draining or self._ended or self._input_ended:
+            raise EngineError("Nothing more can be sent to the command: it, or its input, has ended.")
         try:
             self._writer.write(data)
             await self._writer.drain()
         except OSError as error:
             raise EngineError("The command no longer reads what is sent to it: it has ended.") from error
+
+    async def end_input(self) -> None:
+        if self._input_ended or self._draining or self._ended:
+            return
+        with suppress(OSError, EngineError):
+            if self._terminal is not None:
+                await self.write(b"\x04")
+            else:
+                await self._writer.drain()
+                self._writer.close()
+        self._input_ended = True
 
     async def resize(self, columns: int, rows: int) -> None:
         if self._terminal is not None and not self._ended:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-# ECMA-48: a control sequence is CSI, parameters, intermediates, one final byte; SGR (final byte m) sets colours.
+# ECMA-48: a control sequence is CSI, parameters, intermediates, one final byte; SGR (final byte m) sets
+# colours.
 _COLOUR = r"\x1b\[[0-9;:]*m"
 _SEQUENCE = re.compile(
     rf"(?P<colour>{_COLOUR})"

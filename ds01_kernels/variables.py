@@ -9,7 +9,10 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit, urlunsplit
 
-#: Taken over from the server; shell patterns. Proxies are given as they are: without its credentials one is of no use.
+WORKSPACE = PurePosixPath("/workspace")
+
+#: Taken over from the server; shell patterns. Proxies are given as they are: without its credentials one is
+#: of no use.
 PASSED = ("LANG", "LC_*", "TZ", "TERM", "JPY_*", "*_PROXY", "*_proxy", "PIP_INDEX_URL")
 
 #: Paths of certificates: of use only where the same path exists in the container, which the agent looks at.
@@ -36,7 +39,8 @@ NEVER = (
 
 @dataclass(frozen=True)
 class Variables:
-    """`plain` are set; of `files` (name: path) the agent sets those whose path exists and that the image does not set."""
+    """`plain` are set; of `files` (name: path) the agent sets those whose path exists and that the image does
+    not set."""
 
     plain: Mapping[str, str]
     files: Mapping[str, str]
@@ -47,9 +51,10 @@ def select(
     *,
     named: Iterable[str] = (),
     project: os.PathLike[str] | None = None,
-    workspace: PurePosixPath = PurePosixPath("/workspace"),
+    workspace: PurePosixPath = WORKSPACE,
 ) -> Variables:
-    """Choose from `offered`; `named` are further patterns (of the settings, and the names in the kernelspec's ``env``).
+    """Choose from `offered`; `named` are further patterns (of the settings, and the names in the kernelspec's
+    ``env``).
 
     Paths of the host below `project` that tell the notebook's name are turned into paths of the container.
     """

@@ -1,4 +1,5 @@
-"""Holds what a process of ours has one of: the configuration, the engine, the project locks, the agents it has reached."""
+"""Holds what a process of ours has one of: the configuration, the engine, the project locks, the agents it
+has reached."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ from .projects import Project, Projects, discover
 T = TypeVar("T")
 
 
-class ConfigurationFiles(JupyterApp):  # type: ignore[misc]
+class ConfigurationFiles(JupyterApp):
     """Reads ``jupyter_config`` and ``jupyter_ds01_config``, which every process of ours shares."""
 
     name = "jupyter-ds01"
@@ -41,7 +42,8 @@ def shared_configuration() -> Config:
 class Workbench(SingletonConfigurable):
     """Kernels in the containers of projects: its settings, and its way to the engine.
 
-    Made with `Workbench.open()`. All calls to engines and agents run in its own loop: `await workbench.run(...)`.
+    Made with `Workbench.open()`. All calls to engines and agents run in its own loop: `await
+    workbench.run(...)`.
     """
 
     workspaces = List(
@@ -68,7 +70,8 @@ class Workbench(SingletonConfigurable):
     cpus = Float(0.0, min=0, help="CPUs that a container may use, for example 1.5. 0: all.").tag(config=True)
     shm_size = Unicode(
         "1g",
-        help="Size of /dev/shm in a container; PyTorch's data loaders share batches there. Empty: the engine's default.",
+        help="Size of /dev/shm in a container, where PyTorch's data loaders share batches. "
+        "Empty: the engine's default.",
     ).tag(config=True)
     pids_limit = Integer(0, min=0, help="Processes and threads that a container may have. 0: no limit.").tag(
         config=True
@@ -120,7 +123,7 @@ class Workbench(SingletonConfigurable):
         """All projects, found afresh; no engine is asked."""
         return discover(self.folders)
 
-    def settings(self, project: Project) -> Settings:  # noqa: ARG002 - projects may set some below the admin's ceiling
+    def settings(self, project: Project) -> Settings:
         """What applies to that project's container. Raises `SettingError`."""
         return Settings(
             memory=parse_size("Workbench.memory", self.memory),
@@ -175,7 +178,8 @@ _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
 def parse_size(key: str, text: str) -> int | None:
-    """Bytes from a size as docker writes it ('512m', '1.5g'); None for nothing. Raises `SettingError` naming `key`."""
+    """Bytes from a size as docker writes it ('512m', '1.5g'); None for nothing. Raises `SettingError` naming
+    `key`."""
     cleaned = text.strip().lower().removesuffix("ib").removesuffix("b") if text.strip() != "b" else ""
     if not cleaned:
         return None

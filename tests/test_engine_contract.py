@@ -229,6 +229,24 @@ def test_exec_talks_both_ways(lab: Lab) -> None:
     lab.run(flow)
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_ended_input_is_an_end_of_file_to_the_command(lab: Lab, terminal: bool) -> None:
+    async def flow(engine: Engine) -> None:
+        made = await lab.running()
+        stream = await engine.exec(made.name, ["sh", "-c", "cat; echo all; exit 3"], terminal=terminal)
+        await stream.write(b"one\n")
+        for _ in range(2):
+            await stream.end_input()
+        with pytest.raises(EngineError):
+            await stream.write(b"two\n")
+        output, _, code = await outcome(stream)
+        assert output.replace(b"\r", b"").replace(b"^D\b\b", b"").endswith(b"one\nall\n")
+        assert code == 3
+        await stream.end_input()
+
+    lab.run(flow)
+
+
 def test_large_data_arrives_whole_and_waits_for_its_reader(lab: Lab) -> None:
     data = os.urandom(2**20) * 100
 

@@ -18,13 +18,21 @@ from . import kernel
 
 #: Imported by every kernel while it initialises or at its first cell; a missing one is skipped.
 LATE_IMPORTS = (
+    "IPython.core.completerlib",
+    "IPython.core.debugger",
+    "IPython.core.logger",
+    "IPython.core.oinspect",
+    "IPython.extensions.storemagic",
+    "IPython.utils.wildcard",
     "debugpy.server.api",
+    "faulthandler",
     "ipykernel.debugger",
     "ipykernel.pylab.backend_inline",
     "jedi",
     "matplotlib_inline.backend_inline",
     "psutil",
     "sqlite3",
+    "tornado.platform.asyncio",
 )
 
 

@@ -106,6 +106,13 @@ class Stream(Protocol):
         """Send bytes to standard input; returns when they are on their way. Raises `EngineError` when it is closed."""
         ...
 
+    async def end_input(self) -> None:
+        """Close standard input, as a pipe or with a terminal's end-of-file key; output can still be read.
+
+        Nothing can be written after it. No error when the command has ended.
+        """
+        ...
+
     async def resize(self, columns: int, rows: int) -> None:
         """Tell the command's pseudo-terminal its new size."""
         ...

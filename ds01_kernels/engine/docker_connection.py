@@ -55,7 +55,8 @@ def connect(timeout: float) -> APIClient:
     named = kwargs_from_env()
     if "base_url" not in named:
         named = {**ContextAPI.kwargs_from_context(), **named}
-    return _Client(timeout=timeout, max_pool_size=POOL_SIZE, **named)
+    # requests takes fractions of a second; the type stubs of docker-py know whole ones only.
+    return _Client(timeout=timeout, max_pool_size=POOL_SIZE, **named)  # type: ignore[arg-type]
 
 
 class _Client(APIClient):
@@ -64,9 +65,7 @@ class _Client(APIClient):
     requests would take those of REQUESTS_CA_BUNDLE instead: https://github.com/psf/requests/issues/3829
     """
 
-    def merge_environment_settings(
-        self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any
-    ) -> dict[str, Any]:
+    def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
         chosen = self.verify if verify is None else verify
         return super().merge_environment_settings(url, proxies, stream, chosen, cert)
 

@@ -21,6 +21,7 @@ from ds01_kernels.errors import EngineError
 ERRORS_KEPT = 16 * 1024
 _CHUNK = 64 * 1024
 _HEADER = 8
+_END_OF_FILE = b"\x04"
 # Docker closes the stream of a command a moment before it knows the exit code.
 _PAUSES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 
@@ -41,6 +42,8 @@ class DockerStream:
         self._early = early
         self._frames = frames
         self._inspect, self._resize = inspect, resize
+        self._terminal = frames is None
+        self._input_ended = False
         self._ended = False
         self._closed = False
 
@@ -64,6 +67,8 @@ class DockerStream:
     async def write(self, data: bytes) -> None:
         if self._closed or self._ended or self._reader.at_eof():
             raise EngineError("The command in the container has ended: nothing more can be sent to it.")
+        if self._input_ended:
+            raise EngineError("The input of the command was ended: nothing more can be sent to it.")
         try:
             self._writer.write(data)
             await self._writer.drain()
@@ -71,6 +76,17 @@ class DockerStream:
             raise EngineError(
                 "The command in the container no longer reads what is sent to it: it has ended."
             ) from error
+
+    async def end_input(self) -> None:
+        if self._input_ended or self._closed or self._ended:
+            return
+        with suppress(OSError, EngineError):
+            if self._terminal:
+                await self.write(_END_OF_FILE)
+            else:
+                await self._writer.drain()
+                self._writer.write_eof()
+        self._input_ended = True
 
     async def resize(self, columns: int, rows: int) -> None:
         if not self._ended:
@@ -177,6 +193,10 @@ class _Connection(Protocol):
 
     def send(self, data: bytes) -> None: ...
 
+    def end_sending(self) -> None:
+        """Tells the other side that nothing more comes from here; `receive` goes on."""
+        ...
+
     def hang_up(self) -> None:
         """Ends it, and a `receive` that waits."""
         ...
@@ -196,6 +216,11 @@ def _copied(far: _Connection, response: Any) -> socket.socket:
         with suppress(OSError, ValueError):
             while data := near.recv(_CHUNK):
                 far.send(data)
+            far.end_sending()
+        # Its peer may have ended its own sending only; it hangs up when it wants no more either.
+        poll = select.poll()
+        poll.register(near, 0)
+        poll.poll()
         far.hang_up()
         receiving.join()
         near.close()
@@ -237,6 +262,11 @@ class _TlsConnection:
             except ssl.SSLWantReadError:
                 self._wait(select.POLLIN)
 
+    def end_sending(self) -> None:
+        # Sends our close_notify. It would wait for theirs too, which comes when the command has ended.
+        with suppress(ssl.SSLError), self._turn:
+            self._tls.unwrap()
+
     def hang_up(self) -> None:
         with suppress(OSError, ValueError), self._turn:
             self._tls.shutdown(socket.SHUT_RDWR)
@@ -259,6 +289,9 @@ class _SshConnection:
 
     def send(self, data: bytes) -> None:
         self._channel.sendall(data)
+
+    def end_sending(self) -> None:
+        self._channel.shutdown_write()
 
     def hang_up(self) -> None:
         with suppress(OSError, EOFError):
