@@ -141,16 +141,30 @@ class Channels:
         """What Jupyter calls ip: the paths are ``<ip>-<port>``."""
         return str(self._directory / "s")
 
-    def point_at(self, directory: SocketDirectory, process: str) -> None:
-        """Let every path lead to the sockets of that process, each in one step."""
+    def own_prefix(self) -> str:
+        """A fresh prefix for sockets of this process's own, beside the paths. Raises `OSError` or
+        `Ds01Error`."""
+        self._make_directory()
+        return str(self._directory / f"e{secrets.token_hex(2)}")
+
+    def point_at(self, prefix: str) -> None:
+        """Let every path lead to the socket ``<prefix>-<port>``, each in one step.
+
+        Raises `OSError` or `Ds01Error`.
+        """
+        self._make_directory()
         for port in PORTS.values():
             fresh = self._directory / f"n-{port}"
             fresh.unlink(missing_ok=True)
-            fresh.symlink_to(directory.path / f"{process}-{port}")
+            fresh.symlink_to(f"{prefix}-{port}")
             fresh.rename(f"{self.ip}-{port}")
 
     def remove(self) -> None:
         shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _make_directory(self) -> None:
+        _process_directory()
+        self._directory.mkdir(mode=0o700, exist_ok=True)
 
 
 def inside(process: str) -> str:
@@ -160,7 +174,9 @@ def inside(process: str) -> str:
 
 def _process_directory() -> Path:
     directory = run_root() / "k" / _process_name(os.getpid())
-    make_private(directory)
+    # Each time: a cleaner of /tmp may have been here since, and after it somebody else.
+    for path in (run_root(), run_root() / "k", directory):
+        make_private(path)
     return directory
 
 

@@ -7,8 +7,8 @@ import json
 import os
 import pwd
 import re
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
 from .agent_client import FIND_PYTHON
@@ -16,6 +16,7 @@ from .connection import SOCKETS, SocketDirectory
 from .engine import ContainerFile, ContainerInfo, ContainerSpec, Engine, EngineInfo, ImageInfo, Mount
 from .errors import ConflictError, ContainerExitedError, NotBuiltError
 from .projects import Project
+from .settings import Settings
 from .text import clean
 
 WORKSPACE = PurePosixPath("/workspace")
@@ -29,19 +30,6 @@ LABEL_SETTINGS = "ds01-kernels.settings"
 
 #: The container's main process does nothing: kernels come and go beside it.
 _HOLDER = "import signal\nwhile True: signal.pause()"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the admin fixes for containers. Bytes for sizes; None: the engine's default."""
-
-    memory: int | None = None
-    cpus: float | None = None
-    shm_size: int | None = None
-    pids_limit: int | None = None
-    network: str = ""
-    python: str = ""
-    env: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -121,11 +109,16 @@ def _is_of(info: ContainerInfo, project: Project) -> bool:
 
 
 def _is_outdated(info: ContainerInfo, image: ImageInfo, settings: Settings) -> bool:
-    return info.image_id != image.id or info.labels.get(LABEL_SETTINGS) != _digest(settings)
+    return info.image_id != image.id or has_other_settings(info, settings)
+
+
+def has_other_settings(info: ContainerInfo, settings: Settings) -> bool:
+    """Whether the container was made with other settings than these."""
+    return info.labels.get(LABEL_SETTINGS) != _digest(settings)
 
 
 def _digest(settings: Settings) -> str:
-    return hashlib.sha256(json.dumps(asdict(settings), sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(asdict(settings), sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 async def _run(engine: Engine, info: ContainerInfo) -> Running:
@@ -138,8 +131,9 @@ async def _run(engine: Engine, info: ContainerInfo) -> Running:
     await engine.start(info.id)
     started = await engine.container(info.id)
     if started is None or not started.running:
+        said = clean(await engine.logs(info.id, 5), colours=False)
         raise ContainerExitedError(
-            f"The container {info.name} ended at once. {clean(await engine.logs(info.id, 5), colours=False)}".strip()
+            f"The container {info.name} ended as soon as it was started. {said}".strip()
         )
     return Running(started, sockets)
 
@@ -149,7 +143,7 @@ async def _create(
 ) -> ContainerInfo:
     host = await engine.info()
     sockets = SocketDirectory.new() if host.local else None
-    person = _person(host)
+    person = person_in(host)
     try:
         info = await engine.create(_spec(project, image, settings, store, sockets, person))
     except BaseException as error:
@@ -180,7 +174,8 @@ class Person:
         return PurePosixPath("/root") if self.uid == 0 else PurePosixPath("/home") / self.name
 
 
-def _person(host: EngineInfo) -> Person:
+def person_in(host: EngineInfo) -> Person:
+    """Whom that engine's containers run as, for files in the project to be this user's."""
     # Where uid 0 of a container is not the host's, it is the user's: files in the project stay theirs only
     # that way.
     if host.rootless or os.getuid() == 0:
@@ -220,7 +215,7 @@ def _spec(
     person: Person,
 ) -> ContainerSpec:
     name = project.container_name(os.getuid())
-    mounts = [Mount(project.path, WORKSPACE), Mount(store, IPYKERNEL, read_only=True)]
+    mounts = [Mount(project.path, WORKSPACE), Mount(store, IPYKERNEL, read_only=True), *settings.mounts]
     extra_labels = {LABEL_SETTINGS: _digest(settings)}
     if sockets is not None:
         mounts.append(Mount(sockets.path, SOCKETS))
@@ -249,6 +244,7 @@ def _spec(
         memory=settings.memory,
         cpus=settings.cpus,
         pids_limit=settings.pids_limit,
+        gpus=settings.gpus,
     )
 
 

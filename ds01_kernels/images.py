@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
-import errno
+import hashlib
 import os
 import pwd
 import re
-import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 
 from .containers import labels
 from .engine import BuildProgress, BuildRequest, Engine
 from .errors import BadInputError
+from .project_files import read_text
 from .projects import Project
 
-#: Bytes; a Dockerfile of more is a mistake.
-DOCKERFILE_LIMIT = 1 << 20
+#: On images: the sha256 of the Dockerfile's text, to tell whether it was changed since.
+LABEL_DOCKERFILE = "ds01-kernels.dockerfile"
 
 
 async def build(
-    engine: Engine, project: Project, *, no_cache: bool = False, pull: bool = False
+    engine: Engine,
+    project: Project,
+    *,
+    arguments: Mapping[str, str] | None = None,
+    no_cache: bool = False,
+    pull: bool = False,
 ) -> AsyncIterator[BuildProgress]:
-    """Build the project's image from its Dockerfile and tag it. Raises `BuildFailedError`,
-    `BadInputError`."""
+    """Build the project's image from its Dockerfile and tag it. Raises `BuildFailedError`, `BadInputError`.
+
+    Of `arguments` the Dockerfile gets those that it declares.
+    """
     text = read_dockerfile(project)
     request = BuildRequest(
         directory=project.path,
         dockerfile=text,
         tag=project.image_name(os.getuid()),
-        args=_declared(text, _user_arguments()),
-        labels=labels(project),
+        args=_declared(text, {**(arguments or {}), **_user_arguments()}),
+        labels={**labels(project), LABEL_DOCKERFILE: digest(text)},
         no_cache=no_cache,
         pull=pull,
     )
@@ -40,28 +47,11 @@ async def build(
 
 
 def read_dockerfile(project: Project) -> str:
-    """The Dockerfile's text. Raises `BadInputError`: missing, leading out of the project, too large, not
+    """The Dockerfile's text. Raises `BadInputError`: missing, leading out of the project, too large, no
     text."""
-    descriptor = _open_within(project)
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise BadInputError(
-                f"{project.dockerfile} is not a regular file.", remedy="Replace it by a text file."
-            )
-        content = file.read(DOCKERFILE_LIMIT + 1)
-    if len(content) > DOCKERFILE_LIMIT:
-        raise BadInputError(
-            f"{project.dockerfile} is larger than 1 MiB.", remedy="Is it really a Dockerfile?"
-        )
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError:
-        text = "\0"
-    if "\0" in text:
-        raise BadInputError(
-            f"{project.dockerfile} is not a text file.", remedy="A Dockerfile is text in UTF-8."
-        )
+    text = read_text(project, "Dockerfile")
+    if text is None:
+        raise BadInputError(f"There is no Dockerfile in {project.path}.", remedy="Make one, or restore it.")
     if not text.strip():
         raise BadInputError(
             f"{project.dockerfile} is empty.",
@@ -70,28 +60,9 @@ def read_dockerfile(project: Project) -> str:
     return text
 
 
-def _open_within(project: Project) -> int:
-    """Open the Dockerfile below the project's own descriptor, so that what is checked is what is read."""
-    folder = os.open(project.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        try:
-            return os.open(
-                "Dockerfile", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder
-            )
-        except OSError as error:
-            if error.errno != errno.ELOOP:
-                raise
-        target = os.path.relpath(os.path.realpath(project.dockerfile), project.path)
-        if target.startswith(".."):
-            raise BadInputError(
-                f"{project.dockerfile} is a link that leads out of the project.",
-                remedy="Replace it by a copy of the file.",
-            )
-        return os.open(target, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-    except OSError as error:
-        raise BadInputError(f"{project.dockerfile} cannot be read: {error.strerror}.") from None
-    finally:
-        os.close(folder)
+def digest(dockerfile: str) -> str:
+    """What `LABEL_DOCKERFILE` says for that text."""
+    return hashlib.sha256(dockerfile.encode()).hexdigest()
 
 
 def _user_arguments() -> dict[str, str]:

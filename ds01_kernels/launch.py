@@ -6,22 +6,26 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from . import containers, ipykernel_store
+from . import containers, images, ipykernel_store
 from .agent.kernel import is_start_bound
 from .agent_client import Agent, Identity, KernelProcess, KernelRequest
 from .connection import SocketDirectory
-from .containers import IPYKERNEL, Running, Settings
+from .containers import IPYKERNEL, Running
 from .engine import ContainerInfo, Engine
 from .errors import AgentError, AgentLostError, ContainerExitedError, KernelsRunningError
 from .locks import ProjectLocks
 from .projects import Project
+from .settings import Settings
 from .variables import select
 
 log = logging.getLogger("ds01_kernels")
+
+#: Seconds that a build of the same image by somebody else is waited for.
+BUILD_LIMIT = 3600.0
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,11 @@ class Started:
     process: KernelProcess
     container: ContainerInfo
     sockets: SocketDirectory
+
+    @property
+    def prefix(self) -> str:
+        """What comes before the port in the paths of its sockets."""
+        return str(self.sockets.path / self.process.id)
 
 
 @dataclass
@@ -76,19 +85,35 @@ class Launcher:
     async def reach(self, project: Project) -> _Station:
         """The project's container, running, with its agent connected."""
         async with self.locks.hold(project.path):
+            settings = await asyncio.to_thread(self._settings, project)
             running = await containers.ensure(
                 self.engine,
                 project,
-                self._settings(project),
+                settings,
                 store=await asyncio.to_thread(ipykernel_store.store_root),
                 is_idle=self._is_idle,
             )
-            return await self._station(running)
+            return await self._station(running, settings.python)
 
     async def adopt(self, project: Project, process: str, client: str) -> Started:
         """Take over a kernel process that another process of ours, `client`, has started."""
         station = await self.reach(project)
         return _started(station, await station.agent.adopt(process, client))
+
+    async def build_if_missing(self, project: Project, say: Callable[[str], None]) -> None:
+        """Build the project's image unless there is one; `say` gets what the build prints. Raises
+        `Ds01Error`."""
+        # Not the project's own lock: a build takes minutes, and kernels in the container may start meanwhile.
+        async with self.locks.hold(project.path / "build", limit=BUILD_LIMIT):
+            if await self.engine.image(project.image_name(os.getuid())) is not None:
+                return
+            say(f"The image of project {project.name} is being built.\n")
+            settings = await asyncio.to_thread(self._settings, project)
+            async with aclosing(
+                images.build(self.engine, project, arguments=settings.build_args)
+            ) as progress:
+                async for value in progress:
+                    say(value.log)
 
     async def deploy(self, project: Project) -> ContainerInfo:
         """Have the project's container running, and its agent ready for kernels."""
@@ -117,19 +142,23 @@ class Launcher:
         async with self._visit(info) as agent:
             return await agent.count_kernels()
 
-    async def look(self, info: ContainerInfo) -> tuple[Mapping[str, Any], int]:
-        """The interpreter's survey and the number of kernels of a running container. Raises the same."""
-        async with self._visit(info) as agent:
+    async def look(self, info: ContainerInfo, python: str = "") -> tuple[Mapping[str, Any], int]:
+        """The interpreter's survey and the number of kernels of a running container. Raises the same.
+
+        `python` is the interpreter to prefer when no agent runs there yet.
+        """
+        async with self._visit(info, python) as agent:
             return agent.survey, await agent.count_kernels()
 
     @asynccontextmanager
-    async def _visit(self, info: ContainerInfo) -> AsyncIterator[Agent]:
+    async def _visit(self, info: ContainerInfo, python: str = "") -> AsyncIterator[Agent]:
         station = self._stations.get(info.id)
         if station is not None and station.agent.lost is None:
             yield station.agent
             return
         # Not as ourselves: to say hello with our name would end a predecessor's kernels.
-        visitor = Agent(self.engine, info.id, Identity(f"visitor-{os.urandom(8).hex()}", "", 0), ("", ""), "")
+        stranger = Identity(f"visitor-{os.urandom(8).hex()}", "", 0)
+        visitor = Agent(self.engine, info.id, stranger, ("", ""), python)
         await visitor.connect()
         try:
             yield visitor
@@ -149,12 +178,12 @@ class Launcher:
             log.warning("The container %s is kept, since its agent does not answer: %s", info.name, error)
             return False
 
-    async def _station(self, running: Running) -> _Station:
+    async def _station(self, running: Running, python: str) -> _Station:
         known = self._stations.get(running.info.id)
         if known is not None and known.agent.lost is None:
             return known
         nonce = running.sockets.write_nonce() if running.sockets else ("", "")
-        agent = Agent(self.engine, running.info.id, self._identity, nonce, "")
+        agent = Agent(self.engine, running.info.id, self._identity, nonce, python)
         try:
             await agent.connect()
         finally:

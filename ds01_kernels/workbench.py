@@ -17,11 +17,21 @@ from traitlets.config import Config, SingletonConfigurable
 
 from .agent_client import Identity
 from .background import Background
-from .containers import Settings
 from .engine import Engine
 from .errors import SettingError
 from .launch import Launcher
+from .project_files import read_text
 from .projects import Project, Projects, discover
+from .settings import (
+    PROJECT_KEYS,
+    Ceiling,
+    Settings,
+    parse_gpus,
+    parse_mount,
+    parse_python,
+    parse_size,
+    with_project,
+)
 
 T = TypeVar("T")
 
@@ -30,12 +40,20 @@ class ConfigurationFiles(JupyterApp):
     """Reads ``jupyter_config`` and ``jupyter_ds01_config``, which every process of ours shares."""
 
     name = "jupyter-ds01"
+    # The default is to go on without: with a typing error in it, none of the admin's limits would hold.
+    raise_config_file_errors = True
 
 
 def shared_configuration() -> Config:
-    """What those files say, from all of Jupyter's configuration directories."""
+    """What those files say, from all of Jupyter's configuration directories. Raises `SettingError`."""
     application = ConfigurationFiles()
-    application.load_config_file()
+    try:
+        application.load_config_file()
+    except Exception as error:  # noqa: BLE001 - the files are programs
+        raise SettingError(
+            f"A configuration file cannot be read: {type(error).__name__}: {error}.",
+            remedy="Correct jupyter_config.py or jupyter_ds01_config.py; `jupyter --paths` says where.",
+        ) from None
     return application.config
 
 
@@ -66,22 +84,48 @@ class Workbench(SingletonConfigurable):
     variables = Dict(
         value_trait=Unicode(), key_trait=Unicode(), help="Variables that are set in every container."
     ).tag(config=True)
-    memory = Unicode("", help="Memory limit of a container, for example '16g'. Empty: none.").tag(config=True)
+    memory = Unicode("", help="Memory of a container, for example '16g'. Empty: no limit.").tag(config=True)
+    max_memory = Unicode("", help="The most that a project may set. Empty: what `memory` says.").tag(
+        config=True
+    )
     cpus = Float(0.0, min=0, help="CPUs that a container may use, for example 1.5. 0: all.").tag(config=True)
+    max_cpus = Float(0.0, min=0, help="The most that a project may set. 0: what `cpus` says.").tag(
+        config=True
+    )
     shm_size = Unicode(
         "1g",
         help="Size of /dev/shm in a container, where PyTorch's data loaders share batches. "
         "Empty: the engine's default.",
     ).tag(config=True)
+    max_shm_size = Unicode("", help="The most that a project may set. Empty: any size.").tag(config=True)
+    gpus = Unicode(
+        "", help="GPUs of a container: 'all', a count, or UUIDs (MIG too) separated by commas. Empty: none."
+    ).tag(config=True)
+    max_gpus = Integer(
+        -1,
+        min=-1,
+        help="The most GPUs that a project may set; -1: any number. What `gpus` says is always given.",
+    ).tag(config=True)
     pids_limit = Integer(0, min=0, help="Processes and threads that a container may have. 0: no limit.").tag(
         config=True
     )
+    mounts = List(
+        Unicode(), help="Further folders of the host in every container, as in '/data:/data:ro'."
+    ).tag(config=True)
     network = Unicode("", help="Docker network of the containers. Empty: the engine's default.").tag(
         config=True
     )
     python = Unicode(
         "",
         help="Path of the interpreter inside images. Empty: /usr/bin/python, or what `python` means there.",
+    ).tag(config=True)
+    build_args = Dict(
+        value_trait=Unicode(),
+        key_trait=Unicode(),
+        help="Build arguments, given to Dockerfiles that declare them.",
+    ).tag(config=True)
+    project_settings = List(
+        Unicode(), list(PROJECT_KEYS), help="What a project may set in [tool.ds01] of its pyproject.toml."
     ).tag(config=True)
     engine_timeout = Float(60.0, min=1, help="Seconds until a call to the engine is given up.").tag(
         config=True
@@ -90,8 +134,11 @@ class Workbench(SingletonConfigurable):
     #: Who we are to the agents beyond the life of this process; the server sets it to its address.
     owner = Unicode("")
 
+    _inherited: Workbench | None = None
+
     def __init__(self, *, engine: Engine | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self._pid = os.getpid()
         self._background = Background("ds01-kernels")
         self._engine = engine
         self._launcher: Launcher | None = None
@@ -103,6 +150,11 @@ class Workbench(SingletonConfigurable):
 
         Raises `SettingError`.
         """
+        if cls.initialized() and cls.instance()._pid != os.getpid():
+            # A fork has neither our thread nor our place at the agents' streams. The object is kept: its
+            # finalizers would reach into the loop of the process that it belongs to.
+            cls._inherited = cls.instance()
+            cls.clear_instance()
         if not cls.initialized():
             merged = shared_configuration()
             merged.merge(config or Config())
@@ -125,14 +177,33 @@ class Workbench(SingletonConfigurable):
 
     def settings(self, project: Project) -> Settings:
         """What applies to that project's container. Raises `SettingError`."""
+        admin = self._admin_settings()
+        text = read_text(project, "pyproject.toml")
+        if text is None:
+            return admin
+        return with_project(admin, self._ceiling(admin), text, str(project.path / "pyproject.toml"))
+
+    def _admin_settings(self) -> Settings:
         return Settings(
             memory=parse_size("Workbench.memory", self.memory),
             cpus=self.cpus or None,
             shm_size=parse_size("Workbench.shm_size", self.shm_size),
             pids_limit=self.pids_limit or None,
+            gpus=parse_gpus("Workbench.gpus", self.gpus),
             network=self.network,
-            python=self.python,
+            python=parse_python("Workbench.python", self.python),
+            mounts=tuple(parse_mount("Workbench.mounts", mount) for mount in self.mounts),
             env=dict(self.variables),
+            build_args=dict(self.build_args),
+        )
+
+    def _ceiling(self, admin: Settings) -> Ceiling:
+        return Ceiling(
+            memory=parse_size("Workbench.max_memory", self.max_memory) or admin.memory,
+            cpus=self.max_cpus or admin.cpus,
+            shm_size=parse_size("Workbench.max_shm_size", self.max_shm_size),
+            gpus=None if self.max_gpus < 0 else self.max_gpus,
+            keys=tuple(self.project_settings),
         )
 
     @property
@@ -165,6 +236,8 @@ class Workbench(SingletonConfigurable):
     def close(self) -> None:
         """End this process's kernels and leave the engine; also done at exit."""
         atexit.unregister(self.close)
+        if self._pid != os.getpid():
+            return
         launcher, self._launcher = self._launcher, None
         if launcher is not None:
             try:
@@ -172,24 +245,3 @@ class Workbench(SingletonConfigurable):
             except (TimeoutError, RuntimeError, asyncio.CancelledError) as error:
                 self.log.debug("The agents could not be left in time: %r", error)
         self._background.stop()
-
-
-_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-
-
-def parse_size(key: str, text: str) -> int | None:
-    """Bytes from a size as docker writes it ('512m', '1.5g'); None for nothing. Raises `SettingError` naming
-    `key`."""
-    cleaned = text.strip().lower().removesuffix("ib").removesuffix("b") if text.strip() != "b" else ""
-    if not cleaned:
-        return None
-    number, unit = (cleaned[:-1], cleaned[-1]) if cleaned[-1] in _UNITS else (cleaned, "")
-    try:
-        size = int(float(number) * _UNITS[unit])
-    except (ValueError, OverflowError):
-        size = 0
-    if size <= 0:
-        raise SettingError(
-            f"{key} is {text!r}, which is not a size.", remedy="Write it as in '512m' or '16g'."
-        )
-    return size

@@ -1,0 +1,356 @@
+"""A kernel in the container of one project, as Jupyter's provisioner."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import zmq
+from jupyter_client.connect import KernelConnectionInfo
+from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
+
+from .agent_client import KernelProcess, KernelRequest
+from .connection import PORTS, Channels, inside
+from .containers import WORKSPACE
+from .errors import Ds01Error, NotBuiltError
+from .explaining import ExplainingKernel, Say
+from .launch import Started
+from .projects import Project
+from .text import clean
+from .variables import select
+from .workbench import Workbench
+
+#: Seconds for which a kernel that was asked to shut down is waited for, before Jupyter looks every 0.1 s.
+SHUTDOWN_LIMIT = 1.0
+
+
+class ContainerProvisioner(KernelProvisionerBase):
+    """A kernel in the container of one project."""
+
+    def __init__(self, workbench: Workbench, find: Callable[[], Project], **kwargs: Any) -> None:
+        """`find` looks the project up at each start. Raises `Ds01Error` when it cannot be used."""
+        super().__init__(**kwargs)
+        self._workbench = workbench
+        self._find = find
+        self._project: Project | None = None
+        self._channels: Channels | None = None
+        self._process: KernelProcess | ExplainingKernel | None = None
+        #: What passes messages on to `_process`, when that was started by the first cell.
+        self._passing: ExplainingKernel | None = None
+        self._told_to_end: KernelProcess | ExplainingKernel | None = None
+        self._cwd = PurePosixPath(WORKSPACE)
+
+    # Starting
+
+    async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
+        """May be called again for each restart. Raises `Ds01Error` when there is no place for the
+        channels."""
+        if self._channels is None:
+            self._channels = Channels()
+        self.connection_info = self._connection(kwargs.pop("transport_encryption", None))
+        arguments = _ipykernel_arguments(self.kernel_spec.argv) + list(kwargs.pop("extra_arguments", []))
+        # Fills in the kernelspec's own variables from all that we were given; the choice comes after.
+        kwargs = await super().pre_launch(cmd=[*self.kernel_spec.argv, *arguments], **kwargs)
+        kwargs["arguments"] = arguments
+        return kwargs
+
+    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
+        """Start the kernel, or one that explains why it cannot start: Jupyter calls idle what raises here."""
+        await self._end_passing()
+        try:
+            self._project = project = await asyncio.to_thread(self._find)
+            self._cwd = _inside_cwd(project, kwargs.get("cwd"))
+            started = await self._workbench.run(self._start(project, kwargs))
+        except NotBuiltError as error:
+            await self._explain(error, kwargs)
+        except Ds01Error as error:
+            self.log.warning("A kernel could not start. %s", error.sentence)
+            await self._explain(error)
+        except Exception as error:
+            self.log.exception("A kernel could not start")
+            await self._explain(Ds01Error(f"The kernel could not start: {type(error).__name__}: {error}."))
+        else:
+            self._adopt(started)
+        return self.connection_info
+
+    async def _start(self, project: Project, kwargs: dict[str, Any]) -> Started:
+        assert self._channels is not None
+        launcher = self._workbench.launcher
+        try:
+            started = await launcher.start(project, self._request(project, kwargs))
+        except NotBuiltError:
+            if not self._is_headless:
+                raise
+            # What asked for the kernel waits for it, and there is no cell yet in which to say something.
+            await launcher.build_if_missing(project, self._log_line)
+            started = await launcher.start(project, self._request(project, kwargs))
+        try:
+            self._channels.point_at(started.prefix)
+        except BaseException:
+            started.process.end()
+            raise
+        return started
+
+    def _request(self, project: Project, kwargs: dict[str, Any]) -> KernelRequest:
+        variables = select(
+            kwargs.get("env", {}),
+            named=(*self._workbench.pass_variables, *self.kernel_spec.env),
+            project=project.path,
+            workspace=WORKSPACE,
+        )
+        process = f"{os.getpid():x}-{os.urandom(6).hex()}"
+        return KernelRequest(
+            process=process,
+            cwd=str(self._cwd),
+            env=variables.plain,
+            files=variables.files,
+            connection=self._kernel_connection(process),
+            arguments=kwargs.get("arguments", []),
+        )
+
+    def _adopt(self, started: Started) -> None:
+        self._process = started.process
+        self.log.info(
+            "Kernel %s of project %s runs in %s as process %d",
+            self.kernel_id,
+            self._name,
+            started.container.name,
+            started.process.pid,
+        )
+        self._report_end(started)
+
+    # When it cannot start
+
+    async def _explain(self, reason: Ds01Error, kwargs: dict[str, Any] | None = None) -> None:
+        """Let a kernel stand in that gives the reason; with `kwargs` its first cell builds the image and
+        starts."""
+        assert self._channels is not None
+        channels = self._channels
+        prefix = channels.own_prefix()
+
+        async def prepare(say: Say) -> str:
+            assert self._project is not None
+            assert kwargs is not None
+            await self._workbench.launcher.build_if_missing(self._project, say)
+            say("Starting the kernel.\n")
+            started = await self._workbench.launcher.start(
+                self._project, self._request(self._project, kwargs)
+            )
+            self._passing = explaining
+            self._adopt(started)
+            return started.prefix
+
+        explaining = ExplainingKernel(
+            self.connection_info,
+            prefix,
+            reason,
+            prepare=prepare if kwargs is not None else None,
+            hand_over=channels.point_at,
+        )
+        await self._workbench.run(explaining.open())
+        channels.point_at(prefix)
+        self._process = explaining
+
+    async def _end_passing(self) -> None:
+        passing, self._passing = self._passing, None
+        if passing is not None:
+            await self._tell(passing.end)
+
+    @property
+    def _is_headless(self) -> bool:
+        # Servers watch their kernels; nbclient, papermill and scripts use managers that do not.
+        return not hasattr(self.parent, "restarter_class")
+
+    def _log_line(self, text: str) -> None:
+        if text.strip():
+            self.log.info("%s", clean(text, colours=False).rstrip())
+
+    @property
+    def _name(self) -> str:
+        return self._project.name if self._project is not None else "?"
+
+    def _report_end(self, started: Started) -> None:
+        async def report() -> None:
+            exit_ = await started.process.ended()
+            expected = exit_.code == 0 or started.process is self._told_to_end
+            level = "info" if expected or self._process is not started.process else "warning"
+            getattr(self.log, level)(
+                "Kernel process %d of project %s in %s ended: %s%s",
+                started.process.pid,
+                self._name,
+                started.container.name,
+                _describe(exit_.code),
+                f" ({exit_.reason.strip()})" if exit_.reason.strip() else "",
+            )
+
+        self._workbench.submit(report())
+
+    # The process
+
+    @property
+    def has_process(self) -> bool:
+        return self._process is not None
+
+    async def poll(self) -> int | None:
+        if self._process is None:
+            return 0
+        return None if self._process.exit is None else self._process.exit.code
+
+    async def wait(self) -> int | None:
+        if self._process is None:
+            return 0
+        code = (await self._workbench.run(self._process.ended())).code
+        self._process = None
+        return code
+
+    async def send_signal(self, signum: int) -> None:
+        if self._process is not None:
+            await self._tell(self._process.signal, signum)
+
+    async def kill(self, restart: bool = False) -> None:
+        if self._process is not None:
+            self._told_to_end = self._process
+            await self._tell(self._process.end)
+
+    async def terminate(self, restart: bool = False) -> None:
+        self._told_to_end = self._process
+        await self.send_signal(signal.SIGTERM)
+
+    async def shutdown_requested(self, restart: bool = False) -> None:
+        if self._process is not None:
+            try:
+                await asyncio.wait_for(self._workbench.run(self._process.ended()), SHUTDOWN_LIMIT)
+            except TimeoutError:
+                self.log.debug("The kernel takes its time to shut down")
+
+    async def cleanup(self, restart: bool = False) -> None:
+        if not restart:
+            await self.kill()
+            await self._end_passing()
+            if self._channels is not None:
+                self._channels.remove()
+                self._channels = None
+
+    async def _tell(self, method: Any, *arguments: Any) -> None:
+        async def tell() -> None:
+            method(*arguments)
+
+        try:
+            await self._workbench.run(tell())
+        except Ds01Error as error:
+            self.log.debug("The kernel process could not be told: %s", error)
+
+    # What Jupyter asks
+
+    def resolve_path(self, path: str) -> str | None:
+        """The host's path of a file that the kernel names, when it lies in the project."""
+        if self._project is None or path.startswith("~"):
+            return None
+        place = PurePosixPath(os.path.normpath(self._cwd / path))
+        if not place.is_relative_to(WORKSPACE):
+            return None
+        host = self._project.path / place.relative_to(WORKSPACE)
+        # A link that the kernel made to /etc means the container's there, and would mean ours here.
+        try:
+            within = host.resolve().is_relative_to(self._project.path)
+        except (OSError, RuntimeError, ValueError):
+            return None
+        return str(host) if within and host.exists() else None
+
+    async def get_provisioner_info(self) -> dict[str, Any]:
+        info: dict[str, Any] = await super().get_provisioner_info()
+        process = self._process
+        real = process if isinstance(process, KernelProcess) else None
+        info["project"] = self._name
+        info["process"] = real.id if real else ""
+        info["client"] = real.agent.identity.id if real else ""
+        info["pid"] = real.pid if real else 0
+        return info
+
+    async def load_provisioner_info(self, provisioner_info: dict[str, Any]) -> None:
+        """Take over a kernel that another process of ours started. Raises `Ds01Error` when it is gone."""
+        await super().load_provisioner_info(provisioner_info)
+        self._project = project = await asyncio.to_thread(self._find)
+        self._channels = Channels()
+        started = await self._workbench.run(
+            self._workbench.launcher.adopt(project, provisioner_info["process"], provisioner_info["client"])
+        )
+        self._channels.point_at(started.prefix)
+        # The paths of the process that had it go with that process.
+        self.connection_info = {**self.connection_info, "ip": self._channels.ip}
+        self._adopt(started)
+
+    # Connection
+
+    def _connection(self, encryption: str | None) -> KernelConnectionInfo:
+        """What Jupyter connects to: its own paths and key, the same for the life of the kernel."""
+        assert self._channels is not None
+        manager: Any = self.parent
+        info: KernelConnectionInfo = {
+            "transport": "ipc",
+            "ip": self._channels.ip,
+            "key": manager.session.key,
+            "signature_scheme": manager.session.signature_scheme,
+            **PORTS,  # type: ignore[typeddict-item]
+        }
+        if _wants_encryption(manager, encryption):
+            # As LocalProvisioner does it: made once, and kept over restarts as the session's key is.
+            if manager.curve_publickey is None:
+                manager.curve_publickey, manager.curve_secretkey = zmq.curve_keypair()
+            info["curve_publickey"] = manager.curve_publickey.decode()
+            info["curve_secretkey"] = manager.curve_secretkey.decode()
+        return info
+
+    def _kernel_connection(self, process: str) -> dict[str, Any]:
+        """The same as the kernel process has it: in the directory that it shares with us."""
+        info: dict[str, Any] = {
+            **self.connection_info,
+            "ip": inside(process),
+            "kernel_name": self.kernel_spec.name,
+        }
+        info["key"] = info["key"].decode()
+        return info
+
+
+def _wants_encryption(manager: Any, given: str | None) -> bool:
+    policy = given if given is not None else getattr(manager, "transport_encryption", "disabled")
+    return policy == "required" or (policy == "auto" and manager._kernel_supports_curve_encryption())
+
+
+def _ipykernel_arguments(argv: list[str]) -> list[str]:
+    """What a kernelspec's argv passes to ipykernel itself, without the connection file."""
+    rest = argv[argv.index("-m") + 2 :] if "-m" in argv else argv[1:]
+    kept: list[str] = []
+    for argument in rest:
+        if argument == "{connection_file}":
+            if kept and kept[-1] == "-f":
+                kept.pop()
+        else:
+            kept.append(argument)
+    return kept
+
+
+def _inside_cwd(project: Project, cwd: str | os.PathLike[str] | None) -> PurePosixPath:
+    """The notebook's folder as the container sees it; the project's own when the notebook lies elsewhere.
+
+    Without `cwd` it is this process's own folder, as a kernel on the host inherits it: papermill counts on
+    that.
+    """
+    try:
+        real = Path(cwd or ".").resolve()
+    except OSError:  # our own folder was removed
+        return WORKSPACE
+    return WORKSPACE / real.relative_to(project.path) if real.is_relative_to(project.path) else WORKSPACE
+
+
+def _describe(code: int) -> str:
+    if code < 0:
+        try:
+            return f"killed by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"killed by signal {-code}"
+    return f"exit code {code}"
