@@ -13,6 +13,8 @@ import secrets
 import signal
 import struct
 import termios
+from asyncio import StreamReader, StreamWriter
+from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -25,7 +27,6 @@ from ds01_kernels.engine import (
     ContainerFile,
     ContainerInfo,
     ContainerSpec,
-    ContainerState,
     EngineInfo,
     ImageInfo,
     Stream,
@@ -57,7 +58,7 @@ class FakeEngine:
         self._tags: dict[str, str] = {}
         self._containers: dict[str, _Container] = {}
         self._failures: dict[str, list[Ds01Error]] = {}
-        self._processes: list[asyncio.subprocess.Process] = []
+        self._processes: list[Process] = []
         for reference in images:
             self.add_image(reference)
 
@@ -110,11 +111,10 @@ class FakeEngine:
             name = " ".join(words)
             yield BuildProgress(number, len(steps), name, line, log=f"Step {number}/{len(steps)} : {name}\n")
             await asyncio.sleep(0)
-            missing = keyword == "FROM" and self._identity(words[1]) is None
-            if missing or words[1:] == ["false"]:
-                raise BuildFailedError(
-                    f"The build failed at line {line} of the Dockerfile: `{name}`.", line=line, log=name
-                )
+            missing = keyword == "FROM" and self._identity("".join(words[1:2])) is None
+            if missing or (keyword == "RUN" and words[1:] == ["false"]):
+                message = f"The build failed at line {line} of the Dockerfile: `{name}`."
+                raise BuildFailedError(message, line=line, log=name)
         image = self.add_image(request.tag, labels=request.labels)
         yield BuildProgress(len(steps), len(steps), name, line, image_id=image.id)
 
@@ -134,7 +134,7 @@ class FakeEngine:
         if identity is None:
             return
         tags = self._image_info(identity).tags
-        used = any(container.image_id == identity for container in self._containers.values())
+        used = any(container.info.image_id == identity for container in self._containers.values())
         by_tag = _full(reference) in tags
         if (by_tag and len(tags) > 1) or not (used or len(tags) > 1):
             for tag in (_full(reference),) if by_tag else tags:
@@ -146,16 +146,13 @@ class FakeEngine:
 
     async def containers(self, labels: Mapping[str, str]) -> list[ContainerInfo]:
         self._fail("containers")
-        return [
-            container.info()
-            for container in self._containers.values()
-            if labels.items() <= container.spec.labels.items()
-        ]
+        everyone = self._containers.values()
+        return [one.info for one in everyone if labels.items() <= one.spec.labels.items()]
 
     async def container(self, name: str) -> ContainerInfo | None:
         self._fail("container")
         with suppress(NotFoundError):
-            return self._at(name).info()
+            return self._at(name).info
         return None
 
     async def create(self, spec: ContainerSpec) -> ContainerInfo:
@@ -163,12 +160,10 @@ class FakeEngine:
         if spec.name in self._containers:
             raise ConflictError(f"The container name {spec.name} is already in use.")
         image_id = self._image_at(spec.image)
-        files = {
-            path: ContainerFile(PurePosixPath(path), content, 0, 0, 0o644)
-            for path, content in self._image_files[image_id].items()
-        }
-        self._containers[spec.name] = _Container(spec, image_id, files)
-        return self._containers[spec.name].info()
+        made = datetime.now(UTC)
+        info = ContainerInfo(secrets.token_hex(32), spec.name, "created", image_id, spec.labels, made)
+        self._containers[spec.name] = _Container(spec, info, dict(self._image_files[image_id]))
+        return info
 
     async def start(self, container: str) -> None:
         self._fail("start")
@@ -187,19 +182,18 @@ class FakeEngine:
 
     async def read_file(self, container: str, path: PurePosixPath) -> bytes | None:
         self._fail("read_file")
-        file = self._at(container).files.get(str(path))
-        if file is None:
-            return None
-        if file.content is None or len(file.content) > _FILE_LIMIT:
+        files = self._at(container).files
+        content = files.get(str(path))
+        if str(path) in files and (content is None or len(content) > _FILE_LIMIT):
             raise EngineError(f"{path} is not a regular file, or is larger than {_FILE_LIMIT // 1024} KiB.")
-        return file.content
+        return content
 
     async def write_files(self, container: str, files: Sequence[ContainerFile]) -> None:
         self._fail("write_files")
         for file in files:
             if not file.path.is_absolute() or ".." in file.path.parts:
                 raise BadInputError(f"{file.path} is not an absolute path in a container.")
-        self._at(container).files.update({str(file.path): file for file in files})
+        self._at(container).files.update({str(file.path): file.content for file in files})
 
     async def exec(
         self,
@@ -211,23 +205,22 @@ class FakeEngine:
         cwd: str = "",
         terminal: bool = False,
     ) -> Stream:
-        """Runs `argv` on this machine as the user of this process, whoever `user` is.
+        """Runs `argv` on this machine as the user of this process, with PATH and HOME of its variables only.
 
-        Of this process's variables it gets PATH and HOME only. Below a mount, `cwd` is the mount's source.
+        Below a mount, `cwd` is the mount's source.
         """
         self._fail("exec")
         found = self._at(container)
-        if found.state != "running":
+        if not found.info.running:
             raise ContainerExitedError(f"The container {container} does not run.")
         variables = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-        variables |= {**self._images[found.image_id].env, **found.spec.env, **(env or {})}
-        start = _in_terminal if terminal else _with_pipes
+        variables |= {**self._images[found.info.image_id].env, **found.spec.env, **(env or {})}
         try:
-            stream = await start(argv, variables, found.host_directory(cwd))
+            stream = await _started(argv, variables, found.host_directory(cwd), terminal)
         except OSError as error:
             # Docker tells it in the output, and by the exit code.
             said = f"OCI runtime exec failed: exec: {argv[0]!r}: {error.strerror}"
-            stream = await start(["/bin/sh", "-c", 'echo "$0"; exit 126', said], variables, None)
+            stream = await _started(["/bin/sh", "-c", 'echo "$0"; exit 126', said], variables, None, terminal)
         found.processes.append(stream.process)
         self._processes.append(stream.process)
         return stream
@@ -254,7 +247,7 @@ class FakeEngine:
 
     def _at(self, container: str) -> _Container:
         for found in self._containers.values():
-            if container in (found.spec.name, found.id):
+            if container in (found.spec.name, found.info.id):
                 return found
         raise NotFoundError(f"There is no container {container}.")
 
@@ -279,38 +272,19 @@ def _full(reference: str) -> str:
 @dataclass
 class _Container:
     spec: ContainerSpec
-    image_id: str
-    files: dict[str, ContainerFile]
-    id: str = field(default_factory=lambda: secrets.token_hex(32))
-    created: datetime = field(default_factory=lambda: datetime.now(UTC))
-    state: ContainerState = "created"
-    exit_code: int | None = None
-    oom_killed: bool = False
-    started: datetime | None = None
-    processes: list[asyncio.subprocess.Process] = field(default_factory=list)
-
-    def info(self) -> ContainerInfo:
-        return ContainerInfo(
-            self.id,
-            self.spec.name,
-            self.state,
-            self.image_id,
-            self.spec.labels,
-            self.created,
-            self.exit_code,
-            self.oom_killed,
-            self.started,
-        )
+    info: ContainerInfo
+    files: dict[str, bytes | None]
+    processes: list[Process] = field(default_factory=list)
 
     def start(self) -> None:
-        if self.state != "running":
-            self.state, self.exit_code, self.oom_killed = "running", None, False
-            self.started = datetime.now(UTC)
+        if not self.info.running:
+            now = datetime.now(UTC)
+            self.info = replace(self.info, state="running", exit_code=None, oom_killed=False, started=now)
 
     def end(self, exit_code: int, oom_killed: bool = False) -> None:
-        if self.state != "running":
+        if not self.info.running:
             return
-        self.state, self.exit_code, self.oom_killed = "exited", exit_code, oom_killed
+        self.info = replace(self.info, state="exited", exit_code=exit_code, oom_killed=oom_killed)
         for process in self.processes:
             if process.returncode is None:
                 with suppress(ProcessLookupError):
@@ -326,50 +300,35 @@ class _Container:
         return None
 
 
-async def _with_pipes(argv: Sequence[str], env: Mapping[str, str], cwd: str | None) -> _LocalStream:
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(
-        *argv, stdin=pipe, stdout=pipe, stderr=pipe, env=dict(env), cwd=cwd, start_new_session=True
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    return _LocalStream(process, process.stdout, process.stdin, terminal=None)
-
-
-async def _in_terminal(argv: Sequence[str], env: Mapping[str, str], cwd: str | None) -> _LocalStream:
-    ours, theirs = os.openpty()
+async def _started(argv: Sequence[str], env: Mapping[str, str], cwd: str | None, pty: bool) -> _LocalStream:
+    ours, theirs = os.openpty() if pty else (-1, PIPE)
     try:
         process = await asyncio.create_subprocess_exec(
-            *argv, stdin=theirs, stdout=theirs, stderr=theirs, env=dict(env), cwd=cwd, start_new_session=True
+            *argv, stdin=theirs, stdout=theirs, stderr=theirs, env=env, cwd=cwd, start_new_session=True
         )
     except OSError:
-        os.close(ours)
+        if pty:
+            os.close(ours)
         raise
     finally:
-        os.close(theirs)
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader()
+        if pty:
+            os.close(theirs)
+    if process.stdin and process.stdout:
+        return _LocalStream(process, process.stdout, process.stdin, None)
+    loop, reader = asyncio.get_running_loop(), StreamReader()
     protocol = asyncio.StreamReaderProtocol(reader)
     await loop.connect_read_pipe(lambda: protocol, os.fdopen(ours, "rb", 0))
-    transport, flow = await loop.connect_write_pipe(
-        asyncio.streams.FlowControlMixin, os.fdopen(os.dup(ours), "wb", 0)
-    )
-    writer = asyncio.StreamWriter(transport, flow, None, loop)
-    return _LocalStream(process, reader, writer, terminal=ours)
+    flow = asyncio.streams.FlowControlMixin
+    transport, writing = await loop.connect_write_pipe(flow, os.fdopen(os.dup(ours), "wb", 0))
+    return _LocalStream(process, reader, StreamWriter(transport, writing, None, loop), ours)
 
 
 class _LocalStream:
     """A process of this machine as a `Stream`."""
 
-    def __init__(
-        self,
-        process: asyncio.subprocess.Process,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        terminal: int | None,
-    ) -> None:
+    def __init__(self, process: Process, reader: StreamReader, writer: StreamWriter, pty: int | None) -> None:
         self.process = process
-        self._reader, self._writer, self._terminal = reader, writer, terminal
+        self._reader, self._writer, self._terminal = reader, writer, pty
         self._errors = bytearray()
         self._collecting = asyncio.create_task(self._collect())
         self._draining: asyncio.Task[None] | None = None

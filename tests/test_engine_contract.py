@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 from pathlib import Path, PurePosixPath
 
+import docker
 import pytest
 
 from ds01_kernels.engine import (
@@ -70,12 +71,21 @@ class Lab:
             await self.engine.remove(container.id)
         for reference in self.images:
             await self.engine.remove_image(reference)
+        if isinstance(self.engine, DockerEngine):
+            await asyncio.to_thread(remove_remains, self.mark)
         await self.engine.close()
 
     async def running(self, name: str = "a") -> ContainerInfo:
         made = await self.engine.create(self.spec(name))
         await self.engine.start(made.name)
         return made
+
+
+def remove_remains(mark: str) -> None:
+    """The images without a name that builds leave when they end early."""
+    client = docker.from_env().api
+    for image in client.images(filters={"label": f"{LABEL}={mark}", "dangling": True}):
+        client.remove_image(image["Id"])
 
 
 @pytest.fixture(params=["fake", pytest.param("docker", marks=pytest.mark.engine)])
@@ -446,7 +456,7 @@ def test_tag_and_remove_image(lab: Lab) -> None:
 def test_an_image_in_use_is_not_removed(lab: Lab, tmp_path: Path) -> None:
     async def flow(engine: Engine) -> None:
         reference = lab.reference()
-        await built(engine, BuildRequest(tmp_path, f"FROM {BASE}\nENV MARK={lab.mark}\n", reference))
+        await built(engine, BuildRequest(tmp_path, f"FROM {BASE}\nLABEL {LABEL}={lab.mark}\n", reference))
         made = await engine.create(
             ContainerSpec(lab.spec().name, reference, ("true",), labels={LABEL: lab.mark})
         )
@@ -465,7 +475,7 @@ async def built(engine: Engine, request: BuildRequest) -> list[BuildProgress]:
 
 
 def test_build_says_where_it_is_and_ends_with_the_image(lab: Lab, tmp_path: Path) -> None:
-    text = f"# a comment\nFROM {BASE}\n\nENV MARK={lab.mark}\nRUN true\n"
+    text = f"# a comment\nFROM {BASE}\n\nLABEL {LABEL}={lab.mark}\nRUN true\n"
 
     async def flow(engine: Engine) -> None:
         reference = lab.reference()
@@ -487,7 +497,7 @@ def test_build_says_where_it_is_and_ends_with_the_image(lab: Lab, tmp_path: Path
 
 
 def test_build_failure_names_the_line(lab: Lab, tmp_path: Path) -> None:
-    text = f"FROM {BASE}\nENV A=1 \\\n  # inside\n  B=2\n\nRUN false\nRUN true\n"
+    text = f"FROM {BASE}\nLABEL {LABEL}={lab.mark} \\\n  # inside\n  b=2\n\nRUN false\nRUN true\n"
 
     async def flow(engine: Engine) -> None:
         reference = lab.reference()
@@ -511,7 +521,7 @@ def test_build_needs_its_base_image(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_leaving_a_build_cancels_it(lab: Lab, tmp_path: Path) -> None:
-    text = f"FROM {BASE}\nENV MARK={lab.mark}\nRUN sleep 5\nRUN true\n"
+    text = f"FROM {BASE}\nLABEL {LABEL}={lab.mark}\nRUN sleep 5\nRUN true\n"
 
     async def flow(engine: Engine) -> None:
         reference = lab.reference()
@@ -527,7 +537,7 @@ def test_leaving_a_build_cancels_it(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_a_build_in_a_cancelled_task_is_cancelled(lab: Lab, tmp_path: Path) -> None:
-    text = f"FROM {BASE}\nENV MARK={lab.mark}\nRUN sleep 1000\n"
+    text = f"FROM {BASE}\nLABEL {LABEL}={lab.mark}\nRUN sleep 1000\n"
 
     async def flow(engine: Engine) -> None:
         if isinstance(engine, FakeEngine):

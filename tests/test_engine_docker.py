@@ -68,6 +68,8 @@ class Lab:
         for image in client.images(filters={"reference": f"ds01-test-{self.mark}/*"}):
             for tag in image["RepoTags"]:
                 client.remove_image(tag, force=True)
+        for image in client.images(filters={"label": f"{LABEL}={self.mark}", "dangling": True}):
+            client.remove_image(image["Id"])
 
 
 @pytest.fixture
@@ -481,26 +483,11 @@ def test_the_current_docker_context_is_used(
 @pytest.mark.engine
 @pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificates")
 def test_streams_over_tls(tmp_path: Path, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    request = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-days",
-        "1",
-        "-subj",
-        "/CN=localhost",
-    ]
-    request += ["-addext", "subjectAltName=DNS:localhost"]
+    request = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost"
+    request += " -addext subjectAltName=DNS:localhost -keyout key.pem -out cert.pem"
+    subprocess.run(request.split(), cwd=tmp_path, check=True, capture_output=True)
     # As on hosts whose traffic a proxy signs anew: not for Docker.
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/etc/ssl/certs/ca-certificates.crt")
-    subprocess.run(
-        [*request, "-keyout", tmp_path / "key.pem", "-out", tmp_path / "cert.pem"],
-        check=True,
-        capture_output=True,
-    )
     shutil.copy(tmp_path / "cert.pem", tmp_path / "ca.pem")
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
@@ -544,7 +531,7 @@ def test_streams_over_tls(tmp_path: Path, lab: Lab, monkeypatch: pytest.MonkeyPa
 
 
 class Scripted:
-    """A daemon that answers each request on a unix socket with what `answer` says: bytes, or None for nothing."""
+    """A daemon on a unix socket that answers each request with the bytes of `answer`, or never, for None."""
 
     def __init__(self, path: Path, answer: Callable[[str], bytes | None]) -> None:
         self.asked: list[str] = []

@@ -70,6 +70,7 @@ def engine_info(info: Answer, version: Answer, unix_socket: bool) -> EngineInfo:
         cpus=int(info.get("NCPU") or 0),
         memory=int(info.get("MemTotal") or 0),
         cannot=_cannot(info, name, rootless),
+        data_root=str(info.get("DockerRootDir") or ""),
     )
 
 
