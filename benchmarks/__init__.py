@@ -1,0 +1,1 @@
+"""What ds01-kernels costs, measured beside what else there is. Not part of the installed package."""
