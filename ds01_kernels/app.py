@@ -10,34 +10,55 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 
 from traitlets.config import Config
 from traitlets.config.loader import ConfigError, KVArgParseConfigLoader
 
-from . import __version__, commands
+from . import commands
 from .errors import Ds01Error
+from .text import clean
 from .workbench import Workbench
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    words, settings = _split_settings(list(sys.argv[1:] if argv is None else argv))
+    try:
+        try:
+            return _run(list(sys.argv[1:] if argv is None else argv))
+        finally:
+            # Here, where it can be caught, and not when the interpreter ends.
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        # What reads our output has seen enough; Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(argv: list[str]) -> int:
+    words, settings = _split_settings(argv)
     arguments = _parser().parse_args(words)
     try:
         workbench = Workbench.open(_configuration(settings))
         return int(arguments.run(workbench, arguments) or 0)
     except Ds01Error as error:
-        print(error.sentence, file=sys.stderr)
-        return 1
+        return _fail(error.sentence)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        return _fail(f"{error.filename}: {error.strerror}." if error.filename else f"{error}.")
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        # What reads our output has seen enough; Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     finally:
         if Workbench.initialized():
             Workbench.instance().close()
+
+
+def _fail(sentence: str) -> int:
+    # It may quote what a container or a program said, over several lines.
+    print(" ".join(clean(sentence, colours=False).split()), file=sys.stderr)
+    return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -46,11 +67,14 @@ def _parser() -> argparse.ArgumentParser:
         description="Projects, their containers and their kernels.",
         epilog="Settings: --Workbench.NAME=VALUE anywhere, or jupyter_config.py and jupyter_ds01_config.py.",
     )
-    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--version", action="version", version=metadata.version("ds01-kernels"))
     verbs = parser.add_subparsers(metavar="COMMAND", required=True)
 
     _verb(verbs, "list", commands.list_projects, "all projects and what their containers do")
     _verb(verbs, "status", commands.status, "one project in full").add_argument("project")
+    _verb(
+        verbs, "doctor", commands.examine, "what is wrong with a project, and what to do about it"
+    ).add_argument("project")
     init = _verb(verbs, "init", commands.init, "make a new project")
     init.add_argument("project")
     init.add_argument(

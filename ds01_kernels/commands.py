@@ -15,7 +15,7 @@ from typing import Any
 from jupyter_core.paths import jupyter_data_dir
 
 from . import base_image as base
-from . import containers, images, kernelspecs
+from . import containers, doctor, images, kernelspecs
 from . import status as statuses
 from .engine import BuildProgress
 from .errors import BadInputError, BuildFailedError, ConflictError, NotFoundError
@@ -61,19 +61,27 @@ def status(workbench: Workbench, arguments: argparse.Namespace) -> None:
             print(f"{key + ':':14}{clean(str(shown), colours=False)}")
 
 
+def examine(workbench: Workbench, arguments: argparse.Namespace) -> int:
+    findings = asyncio.run(doctor.examine(workbench, arguments.project))
+    if arguments.json:
+        _print_json([finding.as_json() for finding in findings])
+    else:
+        encoding = sys.stdout.encoding or "ascii"
+        marks = _marks(encoding)
+        for finding in findings:
+            lines = [f"{marks[finding.level]} {finding.check}: {finding.message}"]
+            lines += [f"  {finding.remedy}"] if finding.remedy else []
+            for line in lines:
+                # A folder's name may have letters that this terminal does not know.
+                print(line.encode(encoding, "backslashreplace").decode(encoding))
+    return int(any(finding.level == "error" for finding in findings))
+
+
 def init(workbench: Workbench, arguments: argparse.Namespace) -> None:
     valid_name(arguments.project)
     text = _template(arguments.source)
-    folder = workbench.folders[0] / arguments.project
-    dockerfile = folder / "Dockerfile"
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with dockerfile.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise ConflictError(
-            f"There is a Dockerfile in {folder} already.", remedy="Choose another name."
-        ) from None
+    dockerfile = workbench.folders[0] / arguments.project / "Dockerfile"
+    _write_new(dockerfile, text)
     project = workbench.projects().get(arguments.project)
     if arguments.json:
         _print_json({"name": project.name, "path": str(project.path), "kernel_name": project.kernel_name})
@@ -90,7 +98,13 @@ def base_image(workbench: Workbench, arguments: argparse.Namespace) -> None:
 
 def image_update(workbench: Workbench, arguments: argparse.Namespace) -> int:
     project = workbench.projects().get(arguments.project)
-    progress = images.build(workbench.engine, project, no_cache=arguments.no_cache, pull=arguments.pull)
+    progress = images.build(
+        workbench.engine,
+        project,
+        arguments=workbench.settings(project).build_args,
+        no_cache=arguments.no_cache,
+        pull=arguments.pull,
+    )
     try:
         built = workbench.call(_follow(progress, arguments.json))
     except BuildFailedError as error:
@@ -170,6 +184,14 @@ def kernelspec_remove(workbench: Workbench, arguments: argparse.Namespace) -> No
     )
 
 
+def _marks(encoding: str) -> dict[doctor.Level, str]:
+    try:
+        "✔✘".encode(encoding)
+    except UnicodeEncodeError:
+        return {"error": "x", "warning": "!", "notice": "i", "ok": "+"}
+    return {"error": "✘", "warning": "!", "notice": "i", "ok": "✔"}
+
+
 async def _follow(progress: AsyncIterator[BuildProgress], quiet: bool) -> str:
     """Print a build as it goes; returns the image's id."""
     image_id, shown = "", 0
@@ -184,6 +206,22 @@ async def _follow(progress: AsyncIterator[BuildProgress], quiet: bool) -> str:
             if value.log:
                 print(clean(value.log), end="", flush=True)
     return image_id
+
+
+def _write_new(dockerfile: Path, text: str) -> None:
+    folder = dockerfile.parent
+    if folder.is_symlink():
+        raise ConflictError(
+            f"{folder} is a link, and a project is a folder of its own.", remedy="Choose another name."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with dockerfile.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise ConflictError(
+            f"There is a Dockerfile in {folder} already.", remedy="Choose another name."
+        ) from None
 
 
 def _template(source: str) -> str:

@@ -167,6 +167,12 @@ class Channels:
         self._directory.mkdir(mode=0o700, exist_ok=True)
 
 
+def leave() -> None:
+    """Remove the paths of this process: it ends."""
+    if run_root.cache_info().currsize:
+        shutil.rmtree(run_root() / "k" / _process_name(os.getpid()), ignore_errors=True)
+
+
 def inside(process: str) -> str:
     """What the kernel process itself is given as ip."""
     return str(SOCKETS / process)

@@ -27,6 +27,9 @@ from .workbench import Workbench
 #: Seconds for which a kernel that was asked to shut down is waited for, before Jupyter looks every 0.1 s.
 SHUTDOWN_LIMIT = 1.0
 
+#: Milliseconds until ZMQ connects again to a kernel that was restarted. It adds up to as much again, at random.
+RECONNECT = 10
+
 
 class ContainerProvisioner(KernelProvisionerBase):
     """A kernel in the container of one project."""
@@ -43,14 +46,19 @@ class ContainerProvisioner(KernelProvisionerBase):
         self._passing: ExplainingKernel | None = None
         self._told_to_end: KernelProcess | ExplainingKernel | None = None
         self._cwd = PurePosixPath(WORKSPACE)
+        self._is_restart = False
 
     # Starting
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
         """May be called again for each restart. Raises `Ds01Error` when there is no place for the
         channels."""
+        self._is_restart = self._channels is not None
         if self._channels is None:
             self._channels = Channels()
+            # For the sockets that clients will open. With ZMQ's default, 100 ms, our kernels are back sooner than
+            # their clients: output of the first cell after a restart would find no subscriber, and be lost.
+            self.parent.context.setsockopt(zmq.RECONNECT_IVL, RECONNECT)
         self.connection_info = self._connection(kwargs.pop("transport_encryption", None))
         arguments = _ipykernel_arguments(self.kernel_spec.argv) + list(kwargs.pop("extra_arguments", []))
         # Fills in the kernelspec's own variables from all that we were given; the choice comes after.
@@ -75,6 +83,8 @@ class ContainerProvisioner(KernelProvisionerBase):
             await self._explain(Ds01Error(f"The kernel could not start: {type(error).__name__}: {error}."))
         else:
             self._adopt(started)
+        if self._is_restart:
+            await asyncio.sleep(3 * RECONNECT / 1000)
         return self.connection_info
 
     async def _start(self, project: Project, kwargs: dict[str, Any]) -> Started:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -72,8 +73,7 @@ async def ensure(
     `store` is the directory of ipykernel copies. To be called under the project's lock. Raises
     `NotBuiltError` or `EngineError`.
     """
-    info = await find(engine, project)
-    image = await engine.image(project.image_name(os.getuid()))
+    info, image = await asyncio.gather(find(engine, project), engine.image(project.image_name(os.getuid())))
     is_outdated = info is not None and image is not None and _is_outdated(info, image, settings)
     if info is not None and is_outdated and (not info.running or await is_idle(info)):
         await retire(engine, info)

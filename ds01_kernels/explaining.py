@@ -24,7 +24,7 @@ from typing import Any
 
 import zmq
 import zmq.asyncio
-from jupyter_client import protocol_version
+from jupyter_client._version import protocol_version
 from jupyter_client.session import Session
 
 from .agent_client import Exit

@@ -6,20 +6,25 @@ import json
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from http.client import responses
+from pathlib import Path
 from typing import Any
 
+from jupyter_core.utils import ensure_async
 from jupyter_server.auth.decorator import authorized
 from jupyter_server.base.handlers import APIHandler
 from jupyter_server.utils import url_path_join
 from tornado import web
 
-from . import status
+from . import doctor, status
 from .errors import Ds01Error
+from .provisioner import ProjectProvisioner
+from .text import clean
 from .workbench import Workbench
 
 RESOURCE = "ds01"
 
 Method = Callable[..., Awaitable[None]]
+Checked = Callable[..., Awaitable[None] | None]
 
 
 def routes(base_url: str, workbench: Workbench) -> list[tuple[str, type[web.RequestHandler], dict[str, Any]]]:
@@ -29,15 +34,19 @@ def routes(base_url: str, workbench: Workbench) -> list[tuple[str, type[web.Requ
     table = [
         ("projects", ProjectsHandler),
         (f"projects/{project}", ProjectHandler),
+        (f"projects/{project}/doctor", DoctorHandler),
     ]
     return [(url_path_join(base_url, "ds01", path), handler, settings) for path, handler in table]
 
 
-def permitted(action: str) -> Callable[[Method], Method]:
-    """Authenticated, authorized for `action` on our resource, and our errors as status and ``{message, reason}``."""
+def permitted(action: str) -> Callable[[Method], Checked]:
+    """Authenticated, and authorized for `action` on our resource.
 
-    def decorate(method: Method) -> Method:
-        checked: Method = web.authenticated(authorized(action, resource=RESOURCE)(_answering_errors(method)))
+    Our errors become their status and ``{message, reason}``.
+    """
+
+    def decorate(method: Method) -> Checked:
+        checked: Checked = web.authenticated(authorized(action, resource=RESOURCE)(_answering_errors(method)))
         return checked
 
     return decorate
@@ -51,7 +60,7 @@ def _answering_errors(method: Method) -> Method:
         except Ds01Error as error:
             # Tornado knows no phrase for some of the codes.
             handler.set_status(error.status, responses.get(error.status, "Error"))
-            handler.answer({"message": error.sentence, "reason": error.reason})
+            handler.answer({"message": clean(error.sentence, colours=False), "reason": error.reason})
 
     return wrapper
 
@@ -79,3 +88,30 @@ class ProjectHandler(Ds01Handler):
     @permitted("read")
     async def get(self, name: str) -> None:
         self.answer((await status.details(self.workbench, name)).as_json())
+
+
+class DoctorHandler(Ds01Handler):
+    @permitted("read")
+    async def get(self, name: str) -> None:
+        findings = await doctor.examine(self.workbench, name, await self._host_notebooks(name))
+        self.answer([finding.as_json() for finding in findings])
+
+    async def _host_notebooks(self, name: str) -> list[str]:
+        """The project's notebooks whose Python kernels this server runs outside every container."""
+        root = Path(getattr(self.contents_manager, "root_dir", "/"))
+        projects = self.workbench.projects()
+        found = []
+        sessions: Any = self.session_manager
+        for session in await ensure_async(sessions.list_sessions()):
+            owner = projects.owner(root / session["path"])
+            kernel = self.kernel_manager.get_kernel(session["kernel"]["id"])
+            provisioner = kernel.provisioner
+            on_host = isinstance(provisioner, ProjectProvisioner) and provisioner.is_on_host
+            if on_host and owner is not None and owner.name == name and _is_python(kernel):
+                found.append(session["path"])
+        return found
+
+
+def _is_python(kernel: Any) -> bool:
+    spec = kernel.kernel_spec
+    return spec is not None and spec.language.lower() == "python"

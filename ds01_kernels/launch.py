@@ -109,9 +109,8 @@ class Launcher:
                 return
             say(f"The image of project {project.name} is being built.\n")
             settings = await asyncio.to_thread(self._settings, project)
-            async with aclosing(
-                images.build(self.engine, project, arguments=settings.build_args)
-            ) as progress:
+            build = images.build(self.engine, project, arguments=settings.build_args)
+            async with aclosing(build) as progress:  # type: ignore[type-var]
                 async for value in progress:
                     say(value.log)
 

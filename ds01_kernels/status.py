@@ -11,6 +11,8 @@ from . import containers
 from .engine import ContainerInfo
 from .errors import Ds01Error
 from .projects import Project, RejectedProject
+from .settings import Settings
+from .text import clean
 from .workbench import Workbench
 
 
@@ -61,28 +63,35 @@ async def all_statuses(workbench: Workbench) -> list[ProjectStatus]:
         try:
             known = await workbench.run(containers.find_all(workbench.engine))
         except Ds01Error as problem:
-            error = problem.sentence
+            error = clean(problem.sentence, colours=False)
     statuses = [_status(project, known, error) for project in found.projects]
     statuses += [_rejected(rejected) for rejected in found.rejected]
     return sorted(statuses, key=lambda status: status.name)
 
 
 async def details(workbench: Workbench, name: str) -> ProjectDetails:
-    """One project, in full. Raises `NoSuchProjectError`; nothing is started for the answer."""
+    """One project, in full. Raises `NoSuchProjectError` or `SettingError`.
+
+    No container and no kernel is started for the answer.
+    """
     project = workbench.projects().get(name)
+    settings = workbench.settings(project)
     limits = {
-        key: value
-        for key, value in vars(workbench.settings(project)).items()
-        if key in ("memory", "cpus", "shm_size", "pids_limit")
+        "memory": settings.memory,
+        "cpus": settings.cpus,
+        "shm_size": settings.shm_size,
+        "pids_limit": settings.pids_limit,
     }
     try:
-        return await workbench.run(_ask(workbench, project, limits))
+        return await workbench.run(_ask(workbench, project, settings, limits))
     except Ds01Error as problem:
-        status = _status(project, None, problem.sentence)
+        status = _status(project, None, clean(problem.sentence, colours=False))
         return ProjectDetails(**vars(status), limits=limits)
 
 
-async def _ask(workbench: Workbench, project: Project, limits: dict[str, Any]) -> ProjectDetails:
+async def _ask(
+    workbench: Workbench, project: Project, settings: Settings, limits: dict[str, Any]
+) -> ProjectDetails:
     engine = workbench.engine
     host = await engine.info()
     info = await containers.find(engine, project)
@@ -90,7 +99,7 @@ async def _ask(workbench: Workbench, project: Project, limits: dict[str, Any]) -
     survey: Mapping[str, Any] = {}
     kernels = None
     if info is not None and info.running:
-        survey, kernels = await workbench.launcher.look(info)
+        survey, kernels = await workbench.launcher.look(info, settings.python)
     status = _status(project, {str(project.path): info} if info else {}, None)
     return ProjectDetails(
         **vars(status),

@@ -15,6 +15,7 @@ from jupyter_core.application import JupyterApp
 from traitlets import Bool, Dict, Float, Integer, List, TraitError, Unicode
 from traitlets.config import Config, SingletonConfigurable
 
+from . import connection
 from .agent_client import Identity
 from .background import Background
 from .engine import Engine
@@ -245,3 +246,4 @@ class Workbench(SingletonConfigurable):
             except (TimeoutError, RuntimeError, asyncio.CancelledError) as error:
                 self.log.debug("The agents could not be left in time: %r", error)
         self._background.stop()
+        connection.leave()

@@ -17,14 +17,16 @@ PACKAGE = Path(__file__).parent.parent / "ds01_kernels"
 
 # Imports go up this table, or sideways where that makes no circle; never down.
 LAYERS = (
-    {"errors", "agent"},
-    {"packages", "projects", "connection", "variables", "background", "locks"},
+    {"errors", "agent", "text"},
+    {"packages", "projects", "project_files", "connection", "variables", "background", "locks"},
     {"dockerfile"},
     {"engine"},
-    {"settings", "agent_client", "containers", "ipykernel_store", "base_image", "testing"},
-    {"launch", "rebuild"},
+    {"settings", "agent_client", "agent_stream", "containers", "ipykernel_store", "base_image", "testing"},
+    {"images"},
+    {"launch", "rebuild", "explaining"},
     {"workbench"},
-    {"provisioner", "kernelspecs", "handlers", "openapi", "app"},
+    {"status", "doctor", "terminal"},
+    {"provisioner", "container_provisioner", "kernelspecs", "handlers", "openapi", "commands", "app"},
     {"extension"},
     {"__init__"},
 )

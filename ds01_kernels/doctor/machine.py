@@ -1,0 +1,91 @@
+"""What the machine has left, and what else is on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ds01_kernels.doctor.facts import Disk, Facts, Inside
+from ds01_kernels.doctor.finding import Finding, failed, size
+from ds01_kernels.engine import EngineInfo
+from ds01_kernels.errors import Ds01Error
+from ds01_kernels.settings import Settings
+
+#: Bytes free below which a disk makes trouble soon, or now; bytes of memory that a kernel with numpy takes.
+LOW_DISK, FULL_DISK = 1 << 30, 64 << 20
+LOW_MEMORY = 512 << 20
+
+
+def disk(facts: Facts) -> Iterator[Finding]:
+    for found in facts.host.disks:
+        message = f"{size(found.free)} are free at {found.path}, the place of {_listed(found)}."
+        if found.free >= LOW_DISK:
+            yield Finding("disk", "ok", message)
+            continue
+        remedy = "Remove what is not needed."
+        if "the engine's images" in found.holds:
+            remedy += " `docker system df` shows what images take, `docker image prune` removes unused ones."
+        yield Finding("disk", "error" if found.free < FULL_DISK else "warning", message, remedy)
+
+
+def _listed(found: Disk) -> str:
+    *others, last = found.holds
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def memory(facts: Facts) -> Iterator[Finding]:
+    engine, available = facts.engine, facts.host.memory
+    limit = facts.settings.memory if isinstance(facts.settings, Settings) else None
+    if isinstance(engine, EngineInfo) and limit and engine.memory and limit > engine.memory:
+        message = (
+            f"The limit of {size(limit)} is more than the {size(engine.memory)} of the engine's machine."
+        )
+        yield Finding("memory", "warning", message, "Set `memory` lower: as it is, it protects nobody.")
+    if available is None or (isinstance(engine, EngineInfo) and not engine.local):
+        return
+    of = f"; the container may use {size(limit)}" if limit else ""
+    message = f"{size(available)} of memory are available on this machine{of}."
+    shut = "Shut down kernels that are not needed; `jupyter ds01 list` shows the containers."
+    if available < LOW_MEMORY:
+        yield Finding("memory", "warning", message, shut)
+    elif limit and available < limit:
+        yield Finding("memory", "notice", message, shut)
+    else:
+        yield Finding("memory", "ok", message)
+
+
+def sockets(facts: Facts) -> Iterator[Finding]:
+    if isinstance(facts.host.sockets, Ds01Error):
+        yield failed("sockets", facts.host.sockets)
+    elif isinstance(facts.engine, EngineInfo) and not facts.engine.local:
+        message = "The engine runs elsewhere, so kernels there share no directory with this machine."
+        yield Finding("sockets", "error", message, "Use an engine that runs on this machine.")
+    elif isinstance(facts.inside, Inside) and not facts.inside.shares_sockets:
+        message = (
+            "The container does not see the directory of the kernels' sockets: it was removed or replaced."
+        )
+        remedy = (
+            f"`jupyter ds01 container-retire {facts.name} --force`; the next kernel makes a new container."
+        )
+        yield Finding("sockets", "error", message, remedy)
+    else:
+        shared = ", and the container sees its own part of it" if isinstance(facts.inside, Inside) else ""
+        message = f"The directory of the kernels' sockets, {facts.host.sockets}, is private{shared}."
+        yield Finding("sockets", "ok", message)
+
+
+def ds01(facts: Facts) -> Iterator[Finding]:
+    if facts.host.wrappers:
+        message = (
+            f"DS01 is installed on this machine ({', '.join(facts.host.wrappers)}): "
+            "it accounts for the GPUs of containers that it makes itself."
+        )
+        remedy = "If kernels get no GPU, ask the administrator which of the two is to make the container."
+        yield Finding("ds01", "notice", message, remedy)
+
+
+def host_python(facts: Facts, notebooks: Sequence[str]) -> Iterator[Finding]:
+    for notebook in notebooks:
+        message = f"The notebook {notebook} runs on the host's Python, not in the container."
+        yield Finding(
+            "host-python", "warning", message, f"Pick the kernel '{facts.name} (container)' for it."
+        )
