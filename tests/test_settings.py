@@ -73,7 +73,8 @@ def test_mounts() -> None:
 
 def test_a_project_changes_what_it_may() -> None:
     admin = Settings(memory=16 * GIB, cpus=8.0, network="lab")
-    asked = 'memory = "8g"\ncpus = 2\nshm_size = "2g"\ngpus = 1\npython = "/opt/conda/bin/python"\npackages = "requirements"'
+    asked = 'memory = "8g"\ncpus = 2\nshm_size = "2g"\ngpus = 1\npackages = "requirements"\n'
+    asked += 'python = "/opt/conda/bin/python"'
     assert project(asked, admin, Ceiling(memory=16 * GIB, cpus=8)) == Settings(
         memory=8 * GIB,
         cpus=2.0,
