@@ -1,69 +1,47 @@
 """The server's side of the agent: the stream to it, and the kernel processes that it runs for us.
 
-Everything here lives on one event loop (`Workbench` has it in a thread of its own); `KernelProcess.exit` may be read from any thread.
+Everything here lives on one event loop (`Workbench` has it in a thread of its own); `KernelProcess.exit` may
+be read from any thread.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import itertools
-import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
-from .agent import loader, protocol
-from .engine import Engine, Stream
-from .errors import (
-    AgentError,
-    AgentLostError,
-    ContainerExitedError,
-    EngineError,
-    KernelFailedError,
-    NoPythonError,
-    ProtocolError,
-)
+from .agent import protocol
+from .agent_calls import Calls
+from .agent_stream import CONNECT_LIMIT, AgentStream, Welcome, exit_of, field, reach
+from .agent_stream import FIND_PYTHON as FIND_PYTHON
+from .engine import ContainerInfo, Engine
+from .errors import AgentError, EngineError, KernelFailedError, ProtocolError
 
 log = logging.getLogger("ds01_kernels")
 
-#: Seconds: for the relay and the agent to answer, and for a kernel process to bind its sockets.
-CONNECT_LIMIT = 30.0
-CALL_LIMIT = 90.0
-READY_LIMIT = 60.0
-RECONNECT_PAUSE = 0.5
 
-#: Runs the program text in $1 with the interpreter in $2, or /usr/bin/python, or what `python` and `python3` mean here.
-FIND_PYTHON = """\
-for python in "$2" /usr/bin/python "$(command -v python)" "$(command -v python3)"; do
-    [ -n "$python" ] && [ -x "$python" ] && exec "$python" -I -c "$1"
-done
-echo "there is no Python in this image" >&2
-exit 127"""
+@dataclass(frozen=True)
+class Limits:
+    """Seconds: to reach the agent, for its answer to a call, for a kernel process to bind its sockets, for
+    our last words to get through; and between attempts to reach the agent again.
+    """
 
-#: The whole of what an exec call carries: it reads the relay's text from standard input.
-_RELAY_STUB = """\
-import os
-def read(n):
-    data = b""
-    while len(data) < n:
-        more = os.read(0, n - len(data))
-        if not more: raise SystemExit
-        data += more
-    return data
-exec(read(int.from_bytes(read(4), "big")))
-"""
+    connect: float = CONNECT_LIMIT
+    call: float = 90.0
+    ready: float = 60.0
+    goodbye: float = 2.0
+    pause: float = 0.5
 
 
 @dataclass(frozen=True)
 class Identity:
     """Who a process is to the agents it talks to.
 
-    `owner` outlives the process (the server on that host and port): its next holder ends this one's kernels. Empty: nobody succeeds it.
-    `grace` is in seconds.
+    `owner` outlives the process (the server on that host and port): its next holder ends this one's kernels.
+    Empty: nobody succeeds it. `grace` is in seconds.
     """
 
     id: str
@@ -101,21 +79,23 @@ class KernelProcess:
         self.how = ""
         #: None while it runs.
         self.exit: Exit | None = None
+        self.is_unwanted = False
         self._ready = asyncio.Event()
         self._ended = asyncio.Event()
 
     async def ready(self) -> None:
         """Wait until its sockets are bound. Raises `KernelFailedError` when it ends before that."""
         try:
-            await asyncio.wait_for(self._ready.wait(), READY_LIMIT)
+            await asyncio.wait_for(self._ready.wait(), self.agent.limits.ready)
         except TimeoutError:
-            self.agent.send(kind="end", kernel=self.id)
+            self.end()
             raise KernelFailedError(
-                f"The kernel process did not answer within {READY_LIMIT:.0f} s."
+                f"The kernel process did not answer within {self.agent.limits.ready:.0f} s."
             ) from None
         if self.exit is not None:
             raise KernelFailedError(
-                f"The kernel process ended before it answered (code {self.exit.code}). {self.exit.reason}".strip()
+                f"The kernel process ended before it answered (code {self.exit.code}). "
+                f"{self.exit.reason}".strip()
             )
 
     async def ended(self) -> Exit:
@@ -130,6 +110,7 @@ class KernelProcess:
 
     def end(self) -> None:
         """SIGKILL to it and to everything that it started."""
+        self.is_unwanted = True
         if self.exit is None:
             self.agent.send(kind="end", kernel=self.id)
 
@@ -144,37 +125,50 @@ class KernelProcess:
 
 
 class Agent:
-    """The agent of one container, connected; made by `connect`."""
+    """The agent of one container, connected; made by `connect`.
+
+    When its stream breaks while kernel processes of ours run, it is reached again within our grace time.
+    Nothing is lost by that: what was not sent or not answered is sent again, and the agent does no call
+    twice.
+    """
 
     def __init__(
-        self, engine: Engine, container: str, identity: Identity, nonce: tuple[str, str], python: str
+        self,
+        engine: Engine,
+        container: str,
+        identity: Identity,
+        nonce: tuple[str, str],
+        python: str,
+        limits: Limits = Limits(),
     ) -> None:
         self.engine = engine
         self.container = container
         self.identity = identity
-        self.survey: dict[str, Any] = {}
+        self.limits = limits
+        self.survey: Mapping[str, Any] = {}
         #: Kernels of a predecessor that were ended when we connected.
         self.ended: list[str] = []
-        #: None while it can be used; else why not.
-        self.lost: str | None = None
         self.shares_directory = False
         self._nonce = nonce
         self._python = python
-        self._stream: Stream | None = None
         self._processes: dict[str, KernelProcess] = {}
-        self._calls: dict[int, asyncio.Future[dict[str, Any]]] = {}
-        self._call_numbers = itertools.count(1)
-        self._outgoing: asyncio.Queue[bytes] = asyncio.Queue()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._calls = Calls(limits.call)
+        self._preparation: protocol.Message | None = None
+        self._reading: asyncio.Task[None] | None = None
         self._closing = False
+
+    @property
+    def lost(self) -> str | None:
+        """None while it can be used; else why not."""
+        return self._calls.lost
 
     async def connect(self) -> None:
         """Reach the agent, starting it if there is none. Raises `AgentError` or `EngineError`."""
-        stream, decoder = await self._reach()
-        welcome = await _expect_welcome(stream, decoder)
-        self._welcome(stream, welcome)
-        self._spawn_task(self._read(stream, decoder))
-        self._spawn_task(self._write(stream))
+        stream = await self._reach()
+        self._welcome(stream.welcome)
+        # Once: the file that shows it is removed then, and the container keeps its mounts.
+        self.shares_directory = bool(self._nonce[1]) and stream.welcome.nonce == self._nonce[1]
+        self._reading = asyncio.create_task(self._follow(stream))
 
     async def spawn(self, request: KernelRequest) -> KernelProcess:
         """Start a kernel process; it is not `ready` yet. Raises `AgentError`."""
@@ -189,14 +183,14 @@ class Agent:
                 connection=dict(request.connection),
                 arguments=list(request.arguments),
             )
+            process.pid, process.how = field(answer, "pid", int), field(answer, "how", str)
         except BaseException:
             self._processes.pop(request.process, None)
-            if not self._closing:
+            if self.lost is None:
                 self.send(kind="end", kernel=request.process)
             raise
-        process.pid, process.how = answer["pid"], answer["how"]
-        if answer["note"]:
-            log.info("Kernel process %d was started without the zygote: %s", process.pid, answer["note"])
+        if note := field(answer, "note", str):
+            log.info("Kernel process %d was started without the zygote: %s", process.pid, note)
         return process
 
     async def adopt(self, process_id: str, client: str) -> KernelProcess:
@@ -204,257 +198,153 @@ class Agent:
         process = self._processes[process_id] = KernelProcess(self, process_id)
         try:
             answer = await self.call(kind="adopt", kernel=process_id, client=client)
+            process.pid, process.how = field(answer, "pid", int), "adopt"
         except BaseException:
             self._processes.pop(process_id, None)
             raise
-        process.pid, process.how = answer["pid"], "adopt"
         process.is_ready()
         return process
 
     def prepare(self, path: Sequence[str], *, first: bool, env: Mapping[str, str]) -> None:
-        """Say where ipykernel is; the agent warms its zygote."""
-        self.send(kind="prepare", path=list(path), first=first, env=dict(env))
+        """Say where ipykernel is; the agent warms its zygote. Raises `AgentLostError`."""
+        self._preparation = {"kind": "prepare", "path": list(path), "first": first, "env": dict(env)}
+        self._calls.send(self._preparation)
 
     async def count_kernels(self) -> int:
-        """How many kernels run in the container, of all clients."""
-        return int((await self.call(kind="count"))["kernels"])
+        """How many kernels run in the container, of all clients. Raises `AgentError`."""
+        return int(field(await self.call(kind="count"), "kernels", int))
 
-    async def call(self, **message: Any) -> dict[str, Any]:
+    async def call(self, **message: Any) -> protocol.Message:
         """Send a message and wait for its answer. Raises `AgentError` with the agent's sentence."""
-        number = next(self._call_numbers)
-        answered = self._calls[number] = asyncio.get_running_loop().create_future()
-        try:
-            self.send(call=number, **message)
-            return await asyncio.wait_for(answered, CALL_LIMIT)
-        except TimeoutError:
-            raise AgentError(
-                f"The agent in the container did not answer within {CALL_LIMIT:.0f} s."
-            ) from None
-        finally:
-            self._calls.pop(number, None)
+        return await self._calls.call(message)
 
     def send(self, **message: Any) -> None:
-        if self.lost is not None:
-            raise AgentLostError(self.lost)
-        self._outgoing.put_nowait(protocol.encode(message))
+        """Send a message that has no answer. Raises `AgentLostError`."""
+        self._calls.send(message)
 
     async def close(self) -> None:
         """End our kernels in the container and the stream."""
         if self._closing:
             return
         self._closing = True
-        if self._stream is not None and self.lost is None:
-            try:
-                await asyncio.wait_for(self._stream.write(protocol.encode({"kind": "goodbye"})), 2)
-            except (EngineError, OSError, TimeoutError):
-                log.debug("The agent of %s could not be told goodbye", self.container)
+        if self.lost is None and self._reading is not None:
+            self.send(kind="goodbye")
+            # The agent closes the stream when it has ended them.
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(self._reading), self.limits.goodbye)
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.wait([self._reading])
         self._give_up("the connection to the container was closed")
-        for task in self._tasks:
-            task.cancel()
-        if self._stream is not None:
-            await self._stream.close()
 
     # The stream
 
-    async def _reach(self) -> tuple[Stream, protocol.Decoder]:
-        stream = await self.engine.exec(
-            self.container, ["/bin/sh", "-c", FIND_PYTHON, "ds01", _RELAY_STUB, self._python]
-        )
-        try:
-            async with asyncio.timeout(CONNECT_LIMIT):
-                rest = await _join_relay(stream)
-                await stream.write(
-                    protocol.encode(
-                        {
-                            "kind": "hello",
-                            "protocol": protocol.VERSION,
-                            "client": self.identity.id,
-                            "owner": self.identity.owner,
-                            "grace": self.identity.grace,
-                            "nonce": self._nonce[0],
-                        }
-                    )
-                )
-        except TimeoutError:
-            await stream.close()
-            raise AgentError(
-                f"The container did not answer within {CONNECT_LIMIT:.0f} s. {stream.errors}".strip()
-            ) from None
-        except BaseException:
-            await stream.close()
-            raise
-        decoder = protocol.Decoder()
-        assert not rest
-        return stream, decoder
+    async def _reach(self) -> AgentStream:
+        hello = {
+            "client": self.identity.id,
+            "owner": self.identity.owner,
+            "grace": self.identity.grace,
+            "nonce": self._nonce[0],
+        }
+        return await reach(self.engine, self.container, self._python, hello, self.limits.connect)
 
-    def _welcome(self, stream: Stream, welcome: dict[str, Any]) -> None:
-        self._stream = stream
-        self.survey = welcome["survey"]
-        self.ended = list(welcome["ended"])
-        self.shares_directory = bool(self._nonce[1]) and welcome["nonce"] == self._nonce[1]
-        for process in list(self._processes.values()):
-            if process.pid and process.id not in welcome["kernels"]:
-                known = welcome["exits"].get(process.id)
-                self._ended(
-                    process.id, known or {"code": -9, "detail": "the agent in the container was ended"}
-                )
+    def _welcome(self, welcome: Welcome) -> None:
+        self.survey = welcome.survey
+        self.ended = list(welcome.ended)
 
-    async def _read(self, stream: Stream, decoder: protocol.Decoder) -> None:
+    async def _follow(self, stream: AgentStream) -> None:
+        """Read and write until nothing more is to come, through as many streams as it takes."""
+        why = "the connection to the container was lost"
         try:
-            while data := await stream.read():
-                for message in decoder.feed(data):
-                    if isinstance(message, dict):
-                        self._receive(message)
+            following: AgentStream | None = stream
+            while following is not None:
+                await self._converse(following)
+                following, why = (None, why) if self._closing else await self._reconnect()
+        finally:
+            self._give_up(why)
+
+    async def _converse(self, stream: AgentStream) -> None:
+        writing = asyncio.create_task(self._write(stream))
+        try:
+            async for message in stream.messages():
+                self._receive(message)
         except (EngineError, OSError) as error:
             log.debug("The stream to %s broke: %s", self.container, error)
-        except protocol.FramingError as error:
-            log.warning("The agent of %s sends what is not its protocol: %s", self.container, error)
-        if not self._closing:
-            await self._reconnect(stream)
+        except ProtocolError as error:
+            log.warning("%s (%s)", error, self.container)
+        finally:
+            writing.cancel()
+            await stream.close()
 
-    async def _write(self, stream: Stream) -> None:
+    async def _write(self, stream: AgentStream) -> None:
         try:
-            while True:
-                await stream.write(await self._outgoing.get())
+            await self._calls.write(stream)
         except (EngineError, OSError) as error:
             log.debug("Nothing more can be sent to %s: %s", self.container, error)
+            await stream.close()
 
-    def _receive(self, message: dict[str, Any]) -> None:
+    def _receive(self, message: protocol.Message) -> None:
         kind = message["kind"]
         if "call" in message:
-            answered = self._calls.get(message["call"])
-            if answered is None or answered.done():
-                return
-            if kind == "error":
-                answered.set_exception(AgentError(str(message["message"])))
-            else:
-                answered.set_result(message)
-        elif kind == "ready" and message["kernel"] in self._processes:
-            self._processes[message["kernel"]].is_ready()
+            self._calls.answered(message)
+        elif kind == "ready":
+            self._is_ready(field(message, "kernel", str))
         elif kind == "exited":
-            self._ended(message["kernel"], message)
+            self._ended(field(message, "kernel", str), *exit_of(message))
 
-    def _ended(self, process_id: str, status: Mapping[str, Any]) -> None:
+    def _is_ready(self, process_id: str) -> None:
+        if process_id in self._processes:
+            self._processes[process_id].is_ready()
+
+    def _ended(self, process_id: str, code: int, reason: str) -> None:
         process = self._processes.pop(process_id, None)
         if process is not None:
-            process.has_ended(Exit(int(status["code"]), str(status["detail"])))
+            process.has_ended(Exit(code, reason))
 
-    async def _reconnect(self, broken: Stream) -> None:
-        """The kernels may live on in the container, until their grace time ends there."""
-        await broken.close()
+    async def _reconnect(self) -> tuple[AgentStream | None, str]:
+        """A new stream, or None and why not. The kernels may live on until our grace time ends there."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + max(self.identity.grace, RECONNECT_PAUSE)
+        deadline = loop.time() + max(self.identity.grace, self.limits.pause)
         why = "the connection to the container was lost"
-        while loop.time() < deadline and self._processes and not self._closing:
+        while self._processes and not self._closing and loop.time() < deadline:
             try:
-                info = await self.engine.container(self.container)
-                if info is None or not info.running:
-                    why = _why_gone(info)
-                    break
-                stream, decoder = await self._reach()
-                self._welcome(stream, await _expect_welcome(stream, decoder))
-            except (EngineError, AgentError) as error:
-                why = str(error)
-                await asyncio.sleep(RECONNECT_PAUSE)
+                async with asyncio.timeout_at(deadline):
+                    info = await self.engine.container(self.container)
+                    if info is None or not info.running:
+                        return None, _why_gone(info)
+                    stream = await self._reach()
+            except (EngineError, AgentError, TimeoutError) as error:
+                why = str(error) or why
+                await asyncio.sleep(self.limits.pause)
                 continue
-            self._outgoing = asyncio.Queue()
-            self._spawn_task(self._write(stream))
-            self._spawn_task(self._read(stream, decoder))
-            return
-        self._give_up(why)
+            self._resume(stream.welcome)
+            return stream, why
+        return None, why
+
+    def _resume(self, welcome: Welcome) -> None:
+        """Learn what was missed, and have everything sent again that may not have got through."""
+        self._welcome(welcome)
+        for process in list(self._processes.values()):
+            if process.id in welcome.exits:
+                self._ended(process.id, *welcome.exits[process.id])
+            elif process.id in welcome.ready:
+                process.is_ready()
+            elif process.pid and process.id not in welcome.kernels:
+                self._ended(process.id, -9, "the agent in the container was ended")
+        for id_ in welcome.kernels:
+            if id_ not in self._processes or self._processes[id_].is_unwanted:
+                self.send(kind="end", kernel=id_)
+        self._calls.resume(self._preparation)
 
     def _give_up(self, why: str) -> None:
-        self.lost = why
-        for answered in self._calls.values():
-            if not answered.done():
-                answered.set_exception(AgentLostError(why))
+        self._calls.give_up(why)
         for process in list(self._processes):
-            self._ended(process, {"code": -9, "detail": why})
-
-    def _spawn_task(self, coroutine: Any) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+            self._ended(process, -9, why)
 
 
-async def _join_relay(stream: Stream) -> bytes:
-    """Give the relay its text and, when it asks, the agent's program; returns when bytes flow to the agent."""
-    relay, agent, digest = _programs()
-    await stream.write(_counted(f"{relay}\n\nrelay(read, {digest!r})\n".encode()))
-    received = b""
-    while True:
-        if not received:
-            received = await stream.read()
-        if not received:
-            raise await _why_no_relay(stream)
-        answer, received = received[:1], received[1:]
-        if answer == b"R":
-            return received
-        if answer != b"S":
-            raise AgentError(
-                f"The agent could not be started in the container: {_sentence(answer + received)}"
-            )
-        await stream.write(_counted(agent))
-
-
-async def _expect_welcome(stream: Stream, decoder: protocol.Decoder) -> dict[str, Any]:
-    async def first() -> dict[str, Any]:
-        while data := await stream.read():
-            for message in decoder.feed(data):
-                if isinstance(message, dict) and message["kind"] == "welcome":
-                    return message
-        raise AgentError(f"The agent in the container closed the connection. {stream.errors}".strip())
-
-    try:
-        return await asyncio.wait_for(first(), CONNECT_LIMIT)
-    except TimeoutError:
-        raise AgentError(f"The agent did not answer within {CONNECT_LIMIT:.0f} s.") from None
-    except protocol.FramingError as error:
-        raise ProtocolError(f"The agent in the container sends what is not its protocol: {error}") from error
-
-
-async def _why_no_relay(stream: Stream) -> Exception:
-    code = await stream.exit_code()
-    if code == 127:
-        return NoPythonError(
-            "There is no Python in this project's image.",
-            remedy="Add a line to the Dockerfile that installs it, for example `RUN apt-get update && apt-get install -y python3 python-is-python3`.",
-        )
-    if code in (126, 137, 143):
-        return ContainerExitedError(
-            f"The container ended while it was being connected. {stream.errors}".strip()
-        )
-    return AgentError(
-        f"The agent could not be started in the container (exit code {code}). {stream.errors}".strip()
-    )
-
-
-def _why_gone(info: Any) -> str:
+def _why_gone(info: ContainerInfo | None) -> str:
     if info is None:
         return "its container was removed"
     if info.oom_killed:
         return "its container ran out of memory"
     return f"its container was stopped (it is {info.state})"
-
-
-@cache
-def _programs() -> tuple[str, bytes, str]:
-    """The relay's text, the agent's program, and the hash by which agents of the same source are recognised."""
-    folder = files("ds01_kernels.agent")
-    texts = {
-        entry.name.removesuffix(".py"): entry.read_text(encoding="utf-8")
-        for entry in folder.iterdir()
-        if entry.name.endswith(".py")
-    }
-    relay = texts.pop("relay")
-    program = loader.program(texts, "agent", []).encode()
-    digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()[:12]
-    return relay, program, f"{protocol.VERSION}-{digest}"
-
-
-def _counted(data: bytes) -> bytes:
-    return len(data).to_bytes(4, "big") + data
-
-
-def _sentence(data: bytes) -> str:
-    return data.decode("utf-8", "replace").lstrip("E").strip()

@@ -203,7 +203,8 @@ async def _follow(progress: AsyncIterator[BuildProgress], quiet: bool) -> str:
             if value.step > shown:
                 shown = value.step
                 print(f"[{value.step}/{value.steps}] {clean(value.name)}", flush=True)
-            if value.log:
+            # The classic builder's own headings say the same once more.
+            if value.log and not value.log.startswith(f"Step {value.step}/"):
                 print(clean(value.log), end="", flush=True)
     return image_id
 

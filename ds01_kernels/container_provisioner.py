@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -25,9 +26,12 @@ from .variables import select
 from .workbench import Workbench
 
 #: Seconds for which a kernel that was asked to shut down is waited for, before Jupyter looks every 0.1 s.
-SHUTDOWN_LIMIT = 1.0
+SHUTDOWN_LIMIT = 0.5
 
-#: Milliseconds until ZMQ connects again to a kernel that was restarted. It adds up to as much again, at random.
+#: Seconds for which Jupyter's control socket, once closed, still delivers what was sent: it lingers 0.1 s.
+LINGER = 0.15
+
+#: Milliseconds until ZMQ connects again to a kernel that was restarted; at random up to twice as many.
 RECONNECT = 10
 
 
@@ -47,6 +51,9 @@ class ContainerProvisioner(KernelProvisionerBase):
         self._told_to_end: KernelProcess | ExplainingKernel | None = None
         self._cwd = PurePosixPath(WORKSPACE)
         self._is_restart = False
+        #: A shutdown was asked of a process that had ended, and waits on Jupyter's side for the next one.
+        self._asked_the_dead = False
+        self._silent_until = 0.0
 
     # Starting
 
@@ -56,9 +63,10 @@ class ContainerProvisioner(KernelProvisionerBase):
         self._is_restart = self._channels is not None
         if self._channels is None:
             self._channels = Channels()
-            # For the sockets that clients will open. With ZMQ's default, 100 ms, our kernels are back sooner than
-            # their clients: output of the first cell after a restart would find no subscriber, and be lost.
-            self.parent.context.setsockopt(zmq.RECONNECT_IVL, RECONNECT)
+            # For the sockets that clients will open. With ZMQ's default, 100 ms, our kernels are back before
+            # their clients: what the first cell after a restart prints would find no subscriber, and be lost.
+            manager: Any = self.parent
+            manager.context.setsockopt(zmq.RECONNECT_IVL, RECONNECT)
         self.connection_info = self._connection(kwargs.pop("transport_encryption", None))
         arguments = _ipykernel_arguments(self.kernel_spec.argv) + list(kwargs.pop("extra_arguments", []))
         # Fills in the kernelspec's own variables from all that we were given; the choice comes after.
@@ -69,6 +77,7 @@ class ContainerProvisioner(KernelProvisionerBase):
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Start the kernel, or one that explains why it cannot start: Jupyter calls idle what raises here."""
         await self._end_passing()
+        await asyncio.sleep(self._silent_until - time.monotonic())
         try:
             self._project = project = await asyncio.to_thread(self._find)
             self._cwd = _inside_cwd(project, kwargs.get("cwd"))
@@ -232,12 +241,16 @@ class ContainerProvisioner(KernelProvisionerBase):
 
     async def shutdown_requested(self, restart: bool = False) -> None:
         if self._process is not None:
+            self._asked_the_dead = self._process.exit is not None
             try:
                 await asyncio.wait_for(self._workbench.run(self._process.ended()), SHUTDOWN_LIMIT)
             except TimeoutError:
                 self.log.debug("The kernel takes its time to shut down")
 
     async def cleanup(self, restart: bool = False) -> None:
+        if self._asked_the_dead:
+            # Jupyter has just closed that socket. The next process must not get what it still has to deliver.
+            self._asked_the_dead, self._silent_until = False, time.monotonic() + LINGER
         if not restart:
             await self.kill()
             await self._end_passing()

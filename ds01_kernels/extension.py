@@ -35,7 +35,10 @@ def link(server: ServerApp) -> None:
         return
     workbench = Workbench.open(_own_configuration(server.config), log=server.log)
     try:
-        server.kernel_spec_manager_class = with_projects(_kernelspecs_class(server), workbench.projects)
+        specs = with_projects(_kernelspecs_class(server), workbench.projects)
+        server.kernel_spec_manager_class = specs
+        # Extensions linked after us may add to the configuration (JupyterLab does): all of it applies again.
+        server.config.ServerApp.kernel_spec_manager_class = specs
     except Ds01Error as error:
         server.log.error("ds01-kernels: projects are not offered as kernels. %s", error.sentence)  # noqa: TRY400
     _default(server.config, "KernelProvisionerFactory", "default_provisioner_name", PROVISIONER)

@@ -10,7 +10,7 @@ import sys
 import termios
 import tty
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from .engine import Stream
 from .errors import EngineError
@@ -22,7 +22,7 @@ def attach(workbench: Workbench, container: str, command: Sequence[str], env: Ma
 
     With a terminal on both sides it gets one of its own, and our keys go through unread.
     """
-    has_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    has_terminal = all(file is not None and file.isatty() for file in (sys.stdin, sys.stdout))
     with _raw(has_terminal):
         return workbench.call(_join(workbench, container, command, env, has_terminal))
 
@@ -48,28 +48,37 @@ async def _join(
 
 
 async def _send(stream: Stream) -> None:
-    loop = asyncio.get_running_loop()
-    readable = asyncio.Event()
-    descriptor = sys.stdin.fileno()
-    watched = True
     try:
-        loop.add_reader(descriptor, readable.set)
-    except PermissionError:
-        # A regular file cannot be watched, and need not be.
-        watched = False
-        readable.set()
-    try:
-        while True:
-            await readable.wait()
-            data = os.read(descriptor, 1 << 16)
-            if not data:
-                await stream.end_input()
-                return
+        while sys.stdin is not None and (data := await _typed(sys.stdin.fileno())):
             await stream.write(data)
-            if watched:
-                readable.clear()
+        await stream.end_input()
     except EngineError:
         return
+
+
+async def _typed(descriptor: int) -> bytes:
+    """What can be read now, or as soon as there is anything; ``b""`` at the end."""
+    loop = asyncio.get_running_loop()
+    received: asyncio.Future[bytes] = loop.create_future()
+
+    def read() -> None:
+        # Only here is it certain that reading does not block, and with it everything else of this loop.
+        loop.remove_reader(descriptor)
+        try:
+            data = os.read(descriptor, 1 << 16)
+        except OSError:
+            # So a terminal says that it was closed.
+            data = b""
+        if not received.done():
+            received.set_result(data)
+
+    try:
+        loop.add_reader(descriptor, read)
+    except PermissionError:
+        # A regular file cannot be watched, and need not be.
+        read()
+    try:
+        return await received
     finally:
         loop.remove_reader(descriptor)
 
@@ -81,8 +90,10 @@ async def _follow_size(stream: Stream) -> None:
     while True:
         size = shutil.get_terminal_size()
         if size != known:
-            known = size
-            await stream.resize(size.columns, size.lines)
+            # At first the command may not have begun.
+            with suppress(EngineError):
+                await stream.resize(size.columns, size.lines)
+                known = size
         await asyncio.sleep(0.5)
 
 

@@ -1,26 +1,35 @@
 """The agent: one process in the container, detached, through which everything there is done.
 
-It listens on a unix socket in its own private folder. Clients (a server, a command line) come through relays; each owns the kernels that it
-asked for. When a client's stream is lost, its kernels have its grace time left; when it says goodbye, or another process takes over its `owner` name,
-they end at once. With no client and no kernel left for a while the agent ends itself.
+It listens on a unix socket in its own private folder. Clients (a server, a command line) come through relays;
+each owns the kernels that it asked for. When a client's stream is lost, its kernels have its grace time left;
+when it says goodbye, or another process takes over its `owner` name, they end at once. With no client and no
+kernel left for a while the agent ends itself.
 """
+
+from __future__ import annotations
 
 import asyncio
 import os
 import signal
 import sys
+from contextlib import suppress
+from typing import Dict, List, Optional
 
-from . import client as clients
-from . import loaded, processes
+from . import loaded, logs, processes
+from .client import SOCKETS, Client, Session
+from .kernels import Kernel
 from .starter import Starter
 from .survey import prepare_user_site, survey
 
+#: Seconds.
 IDLE_LIMIT = 900.0
+LOG_PAUSE = 30.0
 
 
-def main():
+def main() -> None:
     path, told = sys.argv[1], int(sys.argv[2])
     processes.become_subreaper()
+    processes.end_orphans()
     prepare_user_site()
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
@@ -28,76 +37,134 @@ def main():
 
 
 class Agent:
-    def __init__(self, path):
+    """`clients` by id, `kernels` by id, of all clients."""
+
+    def __init__(self, path: str) -> None:
         self.path = path
         self.folder = os.path.dirname(path)
         self.survey = survey()
-        self.clients = {}
-        self.kernels = {}
-        self.unclaimed = {}
-        self.starter = None
-        self._idle = asyncio.Event()
+        self.clients: Dict[str, Client] = {}
+        self.kernels: Dict[str, Kernel] = {}
+        self.starter = Starter(loaded, self.folder, self._on_ready)
+        self._unclaimed: Dict[int, int] = {}
+        self._over = asyncio.Event()
+        self._needed = 0.0
 
-    async def serve(self, told):
+    async def serve(self, told: int) -> None:
         """Listen, say so on the descriptor `told`, and go on until nobody needs us."""
         loop = asyncio.get_running_loop()
-        self.starter = Starter(loaded, self.folder, self._on_ready)
         loop.add_signal_handler(signal.SIGCHLD, self._reap)
         for signum in (signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(signum, lambda: None)
-        loop.add_signal_handler(signal.SIGTERM, self._idle.set)
-        if os.path.exists(self.path):
-            os.remove(self.path)
+        loop.add_signal_handler(signal.SIGTERM, self._over.set)
+        _remove(self.path)
+        self._sweep()
         server = await asyncio.start_unix_server(self._accept, self.path)
+        ours = _inode(self.path)
         os.write(told, b"1")
         os.close(told)
-        self.schedule_idle_check()
-        await self._idle.wait()
+        self._needed = loop.time()
+        self._check_idle()
+        self._check_logs()
+        await self._over.wait()
+        # First, so that no relay finds it and is then turned away; and never that of a successor.
+        if _inode(self.path) == ours:
+            _remove(self.path)
         server.close()
-        os.remove(self.path)
         for kernel in list(self.kernels.values()):
             kernel.end()
         self.starter.close()
 
-    def schedule_idle_check(self):
-        """End this process when nothing has needed it for `IDLE_LIMIT` seconds."""
-        asyncio.get_running_loop().call_later(IDLE_LIMIT, self._check_idle)
+    def count(self) -> int:
+        """How many kernels run here, those of agents of other versions, which run beside, included."""
+        files = processes.open_files()
+        folder = os.path.realpath(self.folder)
+        beside = [id_ for id_ in _with_files(self.folder) if os.path.join(folder, id_ + ".log") in files]
+        return len({*self.kernels, *beside})
 
-    def _check_idle(self):
-        if self.kernels or self.clients:
-            self.schedule_idle_check()
-        else:
-            self._idle.set()
+    def _sweep(self) -> None:
+        """Remove the files of kernels whose agent was killed, with its container or alone."""
+        if processes.others_run("agent"):
+            return  # and may be starting some
+        for kernel_id in _with_files(self.folder):
+            sockets = ["%s/%s-%d" % (SOCKETS, kernel_id, port) for port in range(1, 6)]
+            for name in [os.path.join(self.folder, kernel_id + end) for end in (".log", ".json")] + sockets:
+                _remove(name)
 
-    async def _accept(self, reader, writer):
-        await clients.Session(self, reader, writer).run()
+    def claim(self, pid: int) -> Optional[int]:
+        """The exit code of a kernel that ended before its start was reported; None while it runs."""
+        code = self._unclaimed.pop(pid, None)
+        self.forget_unclaimed()
+        return code
 
-    def _on_ready(self, kernel_id):
+    def forget_unclaimed(self) -> None:
+        """Exits that no starting kernel will claim any more: a later process may have the same pid."""
+        if not self._is_starting():
+            self._unclaimed.clear()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await Session(self, reader, writer).run()
+
+    def _on_ready(self, kernel_id: str) -> None:
         kernel = self.kernels.get(kernel_id)
         if kernel is not None:
-            kernel.ready = True
-            kernel.client.send(kind="ready", kernel=kernel_id)
+            kernel.is_ready()
 
-    def _reap(self):
+    def _reap(self) -> None:
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                # It stays a zombie, and so its pid nobody else's, while what it left is being ended.
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
                 return
-            if pid == 0:
+            if ended is None:
                 return
-            self.starter.child_exited(pid)
-            self._exited(pid, processes.returncode(status))
+            try:
+                self.starter.child_exited(ended.si_pid)
+                self._exited(ended.si_pid, processes.returncode(ended))
+            finally:
+                os.waitpid(ended.si_pid, 0)
 
-    def _exited(self, pid, code):
-        starting = False
+    def _exited(self, pid: int, code: int) -> None:
         for kernel in self.kernels.values():
             if kernel.pid == pid:
                 kernel.exited(code)
                 return
-            starting = starting or kernel.pid is None
-        if starting:
+        if self._is_starting():
             # It may be the one whose start is just being reported.
-            self.unclaimed[pid] = code
+            self._unclaimed[pid] = code
+
+    def _is_starting(self) -> bool:
+        return any(kernel.pid is None for kernel in self.kernels.values())
+
+    def _check_idle(self) -> None:
+        """End this process when nothing has needed it for `IDLE_LIMIT` seconds."""
+        loop = asyncio.get_running_loop()
+        if self.kernels or self.clients:
+            self._needed = loop.time()
+        if loop.time() - self._needed >= IDLE_LIMIT:
+            self._over.set()
         else:
-            self.unclaimed.clear()
+            loop.call_later(IDLE_LIMIT / 10, self._check_idle)
+
+    def _check_logs(self) -> None:
+        for path in [self.path + ".log", *(kernel.request.log for kernel in self.kernels.values())]:
+            logs.shorten(path)
+        asyncio.get_running_loop().call_later(LOG_PAUSE, self._check_logs)
+
+
+def _with_files(folder: str) -> List[str]:
+    """The ids of the kernels that have a connection file there, which may have been left behind."""
+    return [name[: -len(".json")] for name in os.listdir(folder) if name.endswith(".json")]
+
+
+def _inode(path: str) -> Optional[int]:
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return None
+
+
+def _remove(path: str) -> None:
+    with suppress(OSError):
+        os.remove(path)

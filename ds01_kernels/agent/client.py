@@ -1,14 +1,26 @@
-"""Clients of the agent, their streams and their kernels."""
+"""Clients of the agent, and their streams."""
+
+from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Set
 
-from . import processes, protocol
+from . import logs, processes, protocol
+from .kernel import Request
+from .kernels import Kernel
 
+if TYPE_CHECKING:
+    from .agent import Agent
+
+#: Seconds for a client to say who it is, and that one may ask its kernels to be kept without it.
 HELLO_LIMIT = 10.0
-LOG_TAIL = 2000
+LONGEST_GRACE = 24 * 3600.0
 EXITS_KEPT = 100
+#: Bytes that wait for a client that does not read, until it is given up.
+UNREAD_LIMIT = 2 * protocol.MAX_FRAME
 
 #: In the container, the folder that the engine mounts from the host: kernels' sockets go there.
 SOCKETS = "/run/ds01"
@@ -17,288 +29,297 @@ SOCKETS = "/run/ds01"
 class Client:
     """A process outside that owns kernels here, whether or not its stream is up."""
 
-    def __init__(self, agent, client_id, owner):
+    def __init__(self, agent: Agent, client_id: str, owner: str) -> None:
         self.agent = agent
         self.id = client_id
         self.owner = owner
-        self.grace = 0.0
-        self.kernels = {}
-        self.exits = {}
-        self._session = None
-        self._timer = None
+        #: Nothing is done for it any more.
+        self.gone = False
+        self.kernels: Dict[str, Kernel] = {}
+        self.exits: Dict[str, Dict[str, Any]] = {}
+        self._grace = 0.0
+        self._session: Optional[Session] = None
+        self._timer: Optional[asyncio.TimerHandle] = None
 
-    def connected(self, session, grace):
-        self.grace = grace
+    def connected(self, session: Session, grace: float) -> None:
+        self._grace = grace
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._session is not None:
-            self._session.close()
-        self._session = session
+        former, self._session = self._session, session
+        if former is not None:
+            former.close()
 
-    def disconnected(self, session):
-        """Its stream is lost: its kernels live on for its grace time."""
+    def disconnected(self, session: Session) -> None:
+        """Its stream is lost: kernels live on for its grace time, and exits that it may not have heard of."""
         if self._session is not session:
             return
         self._session = None
-        if not self.kernels:
-            self.end()
-        elif self._timer is None:
-            self._timer = asyncio.get_event_loop().call_later(self.grace, self.end)
+        if not self.gone:
+            self._timer = asyncio.get_running_loop().call_later(self._grace, self.end)
 
-    def end(self):
-        """End all its kernels and forget it. Returns their ids."""
+    def end(self) -> List[str]:
+        """End all its kernels and forget it; its stream closes when they have ended. Returns their ids."""
+        self.gone = True
         ended = list(self.kernels)
         for kernel in list(self.kernels.values()):
             kernel.end()
         if self._timer is not None:
             self._timer.cancel()
-        if self._session is not None:
-            self._session.close()
-            self._session = None
         if self.agent.clients.get(self.id) is self:
             del self.agent.clients[self.id]
+        self.close_when_over()
         return ended
 
-    def remember(self, kernel_id, exit_status):
-        """Keep it for a client that reconnects; the newest are enough, since it hears of the others at once."""
+    def close_when_over(self) -> None:
+        if self.gone and not self.kernels and self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def remember(self, kernel_id: str, exit_status: Dict[str, Any]) -> None:
+        """Keep it for a client that reconnects; the newest are enough, the others it heard of."""
         self.exits[kernel_id] = exit_status
         while len(self.exits) > EXITS_KEPT:
             del self.exits[next(iter(self.exits))]
 
-    def send(self, **message):
+    def send(self, **message: Any) -> None:
         if self._session is not None:
             self._session.send(**message)
-
-
-class Kernel:
-    """One kernel process."""
-
-    def __init__(self, client, kernel_id, request):
-        self.client = client
-        self.id = kernel_id
-        self.request = request
-        self.pid = None
-        self.ready = False
-        self._ending = False
-        client.kernels[kernel_id] = self
-        client.agent.kernels[kernel_id] = self
-
-    def started(self, pid):
-        self.pid = pid
-        code = self.client.agent.unclaimed.pop(pid, None)
-        if code is not None:
-            self.exited(code)
-        elif self._ending:
-            self.end()
-
-    def signal(self, signum):
-        if self.pid is not None:
-            try:
-                os.killpg(self.pid, signum)
-            except OSError:
-                pass  # it has just ended: `exited` says so
-
-    def end(self):
-        self._ending = True
-        if self.pid is not None:
-            processes.end_kernel(self.id, self.pid)
-
-    def exited(self, code):
-        """Its process has ended: end what it left, remove its files, tell the client."""
-        processes.end_kernel(self.id, self.pid)
-        detail = "" if self.ready and code == 0 else self._log_tail()
-        self.forget()
-        self.client.remember(self.id, {"code": code, "detail": detail})
-        self.client.send(kind="exited", kernel=self.id, code=code, detail=detail)
-
-    def forget(self):
-        self.client.kernels.pop(self.id, None)
-        self.client.agent.kernels.pop(self.id, None)
-        files = [self.request["log"], self.request["connection_file"]]
-        files += ["%s-%d" % (self.request["sockets"], port) for port in range(1, 6)]
-        for name in files:
-            try:
-                os.remove(name)
-            except OSError:
-                continue
-
-    def _log_tail(self):
-        try:
-            with open(self.request["log"], "rb") as log:
-                log.seek(max(0, os.fstat(log.fileno()).st_size - LOG_TAIL))
-                return log.read().decode("utf-8", "replace")
-        except OSError:
-            return ""
 
 
 class Session:
     """One connected stream: reads messages, calls the method of that name."""
 
-    def __init__(self, agent, reader, writer):
+    def __init__(self, agent: Agent, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.agent = agent
-        self.reader = reader
-        self.writer = writer
-        self.client = None
-        self._tasks = set()
+        self._reader = reader
+        self._writer = writer
+        self._client: Optional[Client] = None
+        self._starting: Set[asyncio.Future[None]] = set()
 
-    async def run(self):
+    async def run(self) -> None:
         decoder = protocol.Decoder()
-        timer = asyncio.get_event_loop().call_later(HELLO_LIMIT, self._give_up)
+        timer = asyncio.get_running_loop().call_later(HELLO_LIMIT, self._give_up)
         try:
             while True:
-                data = await self.reader.read(1 << 16)
+                data = await self._reader.read(1 << 16)
                 if not data:
                     break
                 for message in decoder.feed(data):
                     self._receive(message)
-        except (OSError, protocol.FramingError, KeyError, TypeError, ValueError) as error:
-            print("a client's stream failed: %r" % error, flush=True)
+        except Exception as error:  # one client's mistakes are not the others'
+            logs.say("a client's stream failed: %.500r" % error)
         finally:
             timer.cancel()
             self.close()
-            if self.client is not None:
-                self.client.disconnected(self)
+            if self._client is not None:
+                self._client.disconnected(self)
 
-    def send(self, **message):
-        if not self.writer.is_closing():
-            self.writer.write(protocol.encode(message))
+    def send(self, **message: Any) -> None:
+        if self._writer.is_closing():
+            return
+        self._writer.write(protocol.encode(message))
+        if self._writer.transport.get_write_buffer_size() > UNREAD_LIMIT:
+            self._writer.transport.abort()
 
-    def close(self):
-        if not self.writer.is_closing():
-            self.writer.close()
+    def close(self) -> None:
+        if not self._writer.is_closing():
+            self._writer.close()
 
-    def _give_up(self):
-        if self.client is None:
+    def _give_up(self) -> None:
+        if self._client is None:
             self.close()
 
-    def _receive(self, message):
-        if isinstance(message, protocol.Data):
+    def _receive(self, message: object) -> None:
+        if not isinstance(message, dict):
+            return  # byte streams: none is open
+        kind = message["kind"]
+        if self._client is None:
+            if kind == "hello":
+                self._hello(message)
+                return
+            raise ValueError("the first message is %.100r, not hello" % kind)
+        if self._client.gone:
             return
-        if self.client is None and message["kind"] not in ("hello", "count"):
-            raise ValueError("the first message is not hello")
-        handler = getattr(self, "on_" + message["kind"], None)
+        handler = getattr(self, "on_" + kind, None)
         if handler is None:
-            self.send(kind="error", call=message.get("call"), message="unknown message " + message["kind"])
+            self.send(kind="error", call=message.get("call"), message="unknown message %.100r" % kind)
         else:
-            handler(message)
+            handler(self._client, message)
 
-    def on_hello(self, message):
+    def _hello(self, message: protocol.Message) -> None:
         if message["protocol"] != protocol.VERSION:
-            raise ValueError("protocol %r, not %d" % (message["protocol"], protocol.VERSION))
+            raise ValueError("protocol %.100r, not %d" % (message["protocol"], protocol.VERSION))
         agent = self.agent
-        ended = []
+        client_id, owner = _text(message, "client"), _text(message, "owner")
+        grace = float(message["grace"])
+        if not (math.isfinite(grace) and 0 <= grace <= LONGEST_GRACE):
+            raise ValueError("a grace time of %r s" % grace)
+        nonce = _read_nonce(_text(message, "nonce"))
+        ended: List[str] = []
         for other in list(agent.clients.values()):
-            if other.id != message["client"] and other.owner and other.owner == message["owner"]:
+            if other.id != client_id and other.owner and other.owner == owner:
                 ended += other.end()
-        client = agent.clients.get(message["client"])
+        client = agent.clients.get(client_id)
         if client is None:
-            client = agent.clients[message["client"]] = Client(agent, message["client"], message["owner"])
-        self.client = client
-        client.connected(self, float(message["grace"]))
+            client = agent.clients[client_id] = Client(agent, client_id, owner)
+        self._client = client
+        client.connected(self, grace)
         self.send(
             kind="welcome",
             protocol=protocol.VERSION,
             pid=os.getpid(),
             survey=agent.survey,
-            nonce=_read_nonce(message["nonce"]),
+            nonce=nonce,
             kernels={kernel.id: kernel.pid for kernel in client.kernels.values()},
+            ready=[kernel.id for kernel in client.kernels.values() if kernel.ready],
             exits=client.exits,
             ended=ended,
         )
 
-    def on_prepare(self, message):
-        self.agent.starter.prepare(message["path"], message["first"], message["env"])
-
-    def on_spawn(self, message):
-        # asyncio keeps only weak references to tasks.
-        task = asyncio.ensure_future(self._spawn(message))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _spawn(self, message):
-        call, kernel_id = message["call"], message["kernel"]
-        kernel = None
+    def on_prepare(self, client: Client, message: protocol.Message) -> None:
+        path = message["path"]
+        if not isinstance(path, list) or not all(isinstance(entry, str) for entry in path):
+            raise ValueError("a path that is no list of texts")
         try:
-            request = _request(self.agent, message)
-            kernel = Kernel(self.client, kernel_id, request)
-            _write_private(request["connection_file"], json.dumps(message["connection"]))
-            pid, how, note = await self.agent.starter.start(request)
-        except Exception as error:
-            if kernel is not None:
-                kernel.forget()
-            self.client.send(kind="error", call=call, message="%s: %s" % (type(error).__name__, error))
-            return
-        self.client.send(kind="spawned", call=call, kernel=kernel_id, pid=pid, how=how, note=note)
-        kernel.started(pid)
+            self.agent.starter.prepare(path, bool(message["first"]), _variables(message, "env"))
+        except (OSError, ValueError) as error:
+            # Each start tries again, and reports it.
+            logs.say("no process could be preloaded: %r" % error)
 
-    def on_signal(self, message):
-        kernel = self.client.kernels.get(message["kernel"])
+    def on_spawn(self, client: Client, message: protocol.Message) -> None:
+        """Answered once it has started, and again for a client whose stream was lost and that asks again."""
+        call = message.get("call")
+        try:
+            known = client.kernels.get(_text(message, "kernel"))
+            if known is not None:
+                known.call = call
+                if known.pid is not None:
+                    known.tell_started()
+                return
+            request = _request(self.agent, client, message)
+            _write_private(request.connection_file, json.dumps(message["connection"]))
+        except Exception as error:
+            client.send(kind="error", call=call, message=_reason(error))
+            return
+        # It is known at once, since the next message may be to end it. asyncio keeps only weak references to
+        # tasks.
+        starting = asyncio.ensure_future(self._start(Kernel(client, request, call)))
+        self._starting.add(starting)
+        starting.add_done_callback(self._starting.discard)
+
+    async def _start(self, kernel: Kernel) -> None:
+        try:
+            pid, how, note = await self.agent.starter.start(kernel.request)
+        except Exception as error:
+            kernel.failed(_reason(error))
+        else:
+            kernel.started(pid, how, note)
+
+    def on_signal(self, client: Client, message: protocol.Message) -> None:
+        kernel = client.kernels.get(_text(message, "kernel"))
         if kernel is not None:
             kernel.signal(int(message["signum"]))
 
-    def on_end(self, message):
-        kernel = self.client.kernels.get(message["kernel"])
+    def on_end(self, client: Client, message: protocol.Message) -> None:
+        kernel = client.kernels.get(_text(message, "kernel"))
         if kernel is not None:
             kernel.end()
 
-    def on_adopt(self, message):
+    def on_adopt(self, client: Client, message: protocol.Message) -> None:
         """Take over a kernel whose client knew its own id and told it to us."""
-        former = self.agent.clients.get(message["client"])
-        kernel = former.kernels.pop(message["kernel"], None) if former else None
+        kernel = client.kernels.get(_text(message, "kernel"))
         if kernel is None:
-            self.send(kind="error", call=message["call"], message="that kernel has ended")
+            former = self.agent.clients.get(_text(message, "client"))
+            kernel = former.kernels.get(message["kernel"]) if former else None
+        if kernel is None or kernel.pid is None:
+            self.send(kind="error", call=message.get("call"), message="that kernel has ended")
             return
-        kernel.client = self.client
-        self.client.kernels[kernel.id] = kernel
-        self.send(kind="adopted", call=message["call"], pid=kernel.pid)
+        kernel.belongs_to(client)
+        self.send(kind="adopted", call=message.get("call"), pid=kernel.pid)
 
-    def on_goodbye(self, message):
-        self.client.end()
+    def on_goodbye(self, client: Client, message: protocol.Message) -> None:
+        client.end()
 
-    def on_count(self, message):
-        self.send(kind="counted", call=message["call"], kernels=len(self.agent.kernels))
+    def on_count(self, client: Client, message: protocol.Message) -> None:
+        self.send(kind="counted", call=message.get("call"), kernels=self.agent.count())
 
 
-def _request(agent, message):
+def _request(agent: Agent, client: Client, message: protocol.Message) -> Request:
     """What a kernel process needs to know, complete."""
-    kernel_id = message["kernel"]
-    if not kernel_id.replace("-", "").isalnum() or kernel_id in agent.kernels:
-        raise ValueError("the kernel's id %r cannot be used" % kernel_id)
-    env = dict(os.environ)
-    env.update(message["env"])
+    kernel_id = _text(message, "kernel")
+    if kernel_id in agent.kernels or kernel_id in client.exits:
+        raise ValueError("the kernel %.100s has been started before" % kernel_id)
+    if not kernel_id.replace("-", "").isalnum() or len(kernel_id) > 100:
+        raise ValueError("the kernel's id %.100r cannot be used" % kernel_id)
+    arguments = message["arguments"]
+    if not isinstance(arguments, list) or not all(isinstance(argument, str) for argument in arguments):
+        raise ValueError("arguments that are no list of texts")
+    env = {**os.environ, **_variables(message, "env")}
     env[processes.KERNEL_VARIABLE] = kernel_id
+    env[processes.AGENT_VARIABLE] = processes.identity()
     env["PATH"] = _with_first(os.path.dirname(agent.survey["executable"]), env.get("PATH", os.defpath))
-    for name, path in message["files"].items():
-        if name not in os.environ and os.path.exists(path):
-            env[name] = path
-    return {
-        "kernel": kernel_id,
-        "agent": os.getpid(),
-        "cwd": message["cwd"],
-        "env": env,
-        "arguments": message["arguments"],
-        "connection_file": os.path.join(agent.folder, kernel_id + ".json"),
-        "log": os.path.join(agent.folder, kernel_id + ".log"),
-        "sockets": message["connection"]["ip"],
-    }
+    files = _variables(message, "files")
+    env.update(
+        {name: path for name, path in files.items() if name not in os.environ and os.path.exists(path)}
+    )
+    return Request(
+        kernel=kernel_id,
+        cwd=_text(message, "cwd"),
+        env=env,
+        arguments=arguments,
+        connection_file=os.path.join(agent.folder, kernel_id + ".json"),
+        log=os.path.join(agent.folder, kernel_id + ".log"),
+        sockets=_text(message["connection"], "ip"),
+    )
 
 
-def _with_first(folder, path):
+def _reason(error: Exception) -> str:
+    return "%s: %s" % (type(error).__name__, str(error)[:2000])
+
+
+def _text(message: protocol.Message, name: str) -> str:
+    value = message[name]
+    if not isinstance(value, str):
+        raise TypeError("%s is no text" % name)
+    return value
+
+
+def _variables(message: protocol.Message, name: str) -> Dict[str, str]:
+    """Those that a process can have: neither the fork nor the ordinary start is to fail half-way on them."""
+    variables = message[name]
+    if not isinstance(variables, dict):
+        raise TypeError("%s are no variables" % name)
+    for key, value in variables.items():
+        if not isinstance(value, str) or not key or "=" in key or "\0" in key + value:
+            raise ValueError("no process can have the variable %.100r" % key)
+        os.fsencode(key + value)
+    return variables
+
+
+def _with_first(folder: str, path: str) -> str:
     """`which python` and `pip` in a cell's `!` commands are the kernel's own."""
     return os.pathsep.join([folder] + [entry for entry in path.split(os.pathsep) if entry != folder])
 
 
-def _read_nonce(name):
+def _read_nonce(name: str) -> str:
     """What the host wrote into the mounted folder, to prove that both see the same one."""
     try:
-        with open(os.path.join(SOCKETS, os.path.basename(name))) as nonce:
-            return nonce.read(100)
+        # Never waiting: it is the kernels' folder too, and they may put a pipe there.
+        nonce = os.open(
+            os.path.join(SOCKETS, os.path.basename(name)), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+        )
+    except (OSError, ValueError):
+        return ""
+    try:
+        return os.read(nonce, 100).decode("ascii", "replace")
     except OSError:
         return ""
+    finally:
+        os.close(nonce)
 
 
-def _write_private(path, text):
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as output:
+def _write_private(path: str, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as output:
         output.write(text)

@@ -1,73 +1,160 @@
 """What a kernel process does: in the zygote's child after the fork, or in an interpreter of its own."""
 
-import ctypes
+from __future__ import annotations
+
+import json
 import os
 import signal
 import socket
+import struct
 import sys
 import time
+from dataclasses import asdict, dataclass
+from typing import Any, Dict, List
+
+from . import processes
 
 #: Variables that the interpreter or the loader read once, when the process starts: a fork cannot apply them.
 START_BOUND = ("PYTHON", "LD_", "LC_", "MALLOC_", "GLIBC_")
 START_BOUND_NAMES = ("LANG", "LANGUAGE")
 
+#: On the line, a socket to the agent: a process reports its pid, gets the length and then the JSON of its
+#: request, and says `READY` when it can be reached.
+PID = struct.Struct(">I")
+LENGTH = struct.Struct(">I")
+READY = b"R"
+
+#: Seconds.
 ADOPTION_LIMIT = 5.0
-_PR_SET_PDEATHSIG = 1
+REQUEST_LIMIT = 60.0
 
 
-def is_start_bound(name):
+@dataclass(frozen=True)
+class Setup:
+    """Where ipykernel is: folders for `sys.path`, before everything else when `first`. `agent` is its pid."""
+
+    agent: int
+    path: List[str]
+    first: bool
+
+    def put_on_path(self) -> None:
+        at = 0 if self.first else len(sys.path)
+        sys.path[at:at] = self.path
+
+
+@dataclass(frozen=True)
+class Request:
+    """One kernel: `env` holds all its variables; its sockets are ``<sockets>-1`` to ``-5``."""
+
+    kernel: str
+    cwd: str
+    env: Dict[str, str]
+    arguments: List[str]
+    connection_file: str
+    log: str
+    sockets: str
+
+    def encode(self) -> bytes:
+        content = json.dumps(asdict(self)).encode("ascii")
+        return LENGTH.pack(len(content)) + content
+
+
+def is_start_bound(name: str) -> bool:
     """Whether a change of that variable needs a new interpreter."""
     return name.startswith(START_BOUND) or name in START_BOUND_NAMES
 
 
-def main(request, notify_fd):
+def main(setup: Dict[str, Any], line: int) -> None:
     """The ordinary start: this interpreter was made for one kernel."""
-    at = 0 if request["first"] else len(sys.path)
-    sys.path[at:at] = request["path"]
-    die_with(request["agent"])
-    run(request, socket.socket(fileno=notify_fd))
+    own = Setup(**setup)
+    own.put_on_path()
+    attend(socket.socket(fileno=line), own.agent)
 
 
-def run(request, notify):
-    """Be the kernel that `request` describes until it ends.
+def attend(line: socket.socket, agent: int) -> None:
+    """Report to the agent, take a request from it, and be that kernel until it ends.
 
-    `notify` is a sequenced-packet socket to the agent: it gets the kernel's id when the five sockets are bound.
+    When the agent has given up waiting it has closed the line, and nothing runs.
     """
+    line.set_inheritable(False)
+    line.settimeout(REQUEST_LIMIT)
+    _become_child_of(agent)
+    try:
+        line.sendall(PID.pack(os.getpid()))
+        (length,) = LENGTH.unpack(_read(line, LENGTH.size))
+        request = Request(**json.loads(_read(line, length).decode("ascii")))
+    except OSError:
+        sys.exit("the agent no longer wants this kernel")
+    _redirect(request.log)
+    _run(request, line)
+
+
+def _run(request: Request, line: socket.socket) -> None:
     _settle(request)
     from ipykernel.kernelapp import IPKernelApp
 
-    # Process 1 as the parent to watch means none: the agent watches, and the note on stopping by hand is left out.
-    own = ["-f", request["connection_file"], "--IPKernelApp.parent_handle=1"]
-    sys.argv = ["ipykernel_launcher", *own, *request["arguments"]]
-    app = IPKernelApp.instance()
+    # Process 1 as the parent to watch means none: the agent watches, and no note on stopping by hand is
+    # printed.
+    own = ["-f", request.connection_file, "--IPKernelApp.parent_handle=1"]
+    sys.argv = ["ipykernel_launcher", *own, *request.arguments]
+    app: Any = IPKernelApp.instance()
     app.initialize(sys.argv[1:])
-    notify.send(request["kernel"].encode())
-    notify.close()
+    line.sendall(READY)
+    line.close()
     app.start()
 
 
-def die_with(agent):
-    """Ask for SIGKILL when the agent dies (prctl(2)): nobody could reach this process any more.
+def _become_child_of(agent: int) -> None:
+    """Die when the agent dies: nobody could reach this process any more.
 
     After the zygote's double fork the agent becomes the parent only when the process between is gone.
     """
     deadline = time.monotonic() + ADOPTION_LIMIT
     while os.getppid() != agent and time.monotonic() < deadline:
         time.sleep(0.0002)
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    processes.die_with_parent()
     if os.getppid() != agent:
         sys.exit("the agent is gone")
 
 
-def _settle(request):
+def _read(line: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        more = line.recv(size - len(data))
+        if not more:
+            raise ConnectionError("the agent closed the line")
+        data += more
+    return data
+
+
+def _redirect(log: str) -> None:
+    # The agent shortens the file when it grows, so every write has to go to its end.
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.close(output)
+
+
+def _settle(request: Request) -> None:
     """Signals, folder and variables as a program started by a shell has them."""
     for signum in (signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP):
         signal.signal(signum, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    folder = request["cwd"]
-    while folder != "/" and not os.path.isdir(folder):
-        folder = os.path.dirname(folder)
-    os.chdir(folder or "/")
+    _enter(request.cwd)
     os.environ.clear()
-    os.environ.update(request["env"])
+    os.environ.update(request.env)
     time.tzset()
+
+
+def _enter(folder: str) -> None:
+    """Make it the working directory, or the nearest one above it that can be entered."""
+    folder = os.path.join("/", folder)
+    while True:
+        try:
+            os.chdir(folder)
+        except OSError:
+            if folder == "/":
+                raise
+            folder = os.path.dirname(folder)
+        else:
+            return

@@ -1,52 +1,56 @@
-"""Makes this package importable from memory, so that an image needs nothing but Python and no file is left in it.
+"""Makes this package importable from memory: an image needs nothing but Python, and no file is left in it.
 
-The text of this module is the head of a program (`program`): it stands alone, and runs before the package exists.
+The text of this module is the head of a program (`program`): it stands alone, and runs before the package is.
 """
+
+from __future__ import annotations
 
 import importlib
 import importlib.util
 import sys
+from importlib.abc import Loader
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any, Dict, Optional, Sequence
 
 PACKAGE = "ds01_agent"
 
 
-class Sources:
+class Sources(Loader):
     """Import hook for one package whose modules' texts are in a dict; ``__init__`` is the package itself."""
 
-    def __init__(self, texts):
+    def __init__(self, texts: Dict[str, str]) -> None:
         self.texts = texts
 
-    def find_spec(self, name, path=None, target=None):
+    def find_spec(self, name: str, path: object = None, target: object = None) -> Optional[ModuleSpec]:
         if name == PACKAGE:
-            return importlib.util.spec_from_loader(name, self, is_package=True)
+            return ModuleSpec(name, self, is_package=True)
         parent, _, module = name.rpartition(".")
-        if parent == PACKAGE and module in self.texts:
-            return importlib.util.spec_from_loader(name, self)
-        return None
+        return ModuleSpec(name, self) if parent == PACKAGE and module in self.texts else None
 
-    def create_module(self, spec):
-        return None
+    def create_module(self, spec: ModuleSpec) -> None:
+        """The ordinary module object will do."""
 
-    def exec_module(self, module):
+    def exec_module(self, module: ModuleType) -> None:
         text = self.get_source(module.__name__)
-        exec(compile(text, "<%s>" % module.__name__, "exec"), module.__dict__)
+        code = compile(text, "<%s>" % module.__name__, "exec", dont_inherit=True)
+        exec(code, module.__dict__)  # noqa: S102 - this is what a loader does
 
-    def get_source(self, name):
-        return self.texts.get(name.rpartition(".")[2] if name != PACKAGE else "__init__", "")
+    def get_source(self, name: str) -> str:
+        """For tracebacks, which so show our lines."""
+        return self.texts["__init__" if name == PACKAGE else name.rpartition(".")[2]]
 
 
-def boot(texts, module, arguments):
+def boot(texts: Dict[str, str], module: str, arguments: Sequence[Any]) -> None:
     """Call ``main(*arguments)`` of one of the modules."""
     # What `-c` puts there is the folder this happens to run in.
     if sys.path and sys.path[0] == "":
         del sys.path[0]
-    sources = Sources(texts)
-    sys.meta_path.insert(0, sources)
-    package = importlib.import_module(PACKAGE)
-    package.loaded.update(texts)
+    sys.meta_path.insert(0, Sources(texts))
+    importlib.import_module(PACKAGE).loaded.update(texts)
     importlib.import_module(PACKAGE + "." + module).main(*arguments)
 
 
-def program(texts, module, arguments):
+def program(texts: Dict[str, str], module: str, arguments: Sequence[Any]) -> str:
     """The text of a Python program that calls ``main(*arguments)`` of `module`."""
-    return "%s\n\nboot(%r, %r, %r)\n" % (texts["loader"], texts, module, arguments)
+    return "%s\n\nboot(%r, %r, %r)\n" % (texts["loader"], texts, module, list(arguments))

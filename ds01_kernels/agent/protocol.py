@@ -1,14 +1,16 @@
 """The messages between a client and the agent, shared by both sides.
 
-A frame is a four-byte big-endian length, one byte for its kind, and that many bytes less one of body. Kind ``J`` holds one
-JSON object in UTF-8: a message, whose ``kind`` names it. Kind ``D`` holds eight bytes of stream id and raw bytes. Nothing else is legal; a reader that
-meets something else raises `FramingError` and closes, since there is no way to find the next frame.
+A frame is a four-byte big-endian length, one byte for its kind, and that many bytes less one of body. Kind
+``J`` holds one JSON object in UTF-8: a message, whose ``kind`` names it. Kind ``D`` holds eight bytes of
+stream id and raw bytes. Nothing else is legal; a reader that meets something else raises `FramingError` and
+closes, since there is no way to find the next frame.
 
 =================  ========  ==============================================================================
 message            from      fields
 =================  ========  ==============================================================================
 hello              client    protocol, client, owner, grace (s), nonce
-welcome            agent     protocol, pid, survey, nonce, kernels {id: pid}, exits {id: exit}, ended [id]
+welcome            agent     protocol, pid, survey, nonce, kernels {id: pid or null}, ready [id],
+                             exits {id: exit}, ended [id]
 prepare            client    path, first, env: what the zygote is to be started with
 spawn              client    call, kernel, cwd, env, files, connection, arguments
 spawned            agent     call, kernel, pid, how ("fork", "start"), note
@@ -25,13 +27,19 @@ error              agent     call, message: that call failed, the stream goes on
 =================  ========  ==============================================================================
 """
 
+from __future__ import annotations
+
 import json
 import struct
+from typing import Any, Dict, List, Optional, Union
 
 VERSION = 1
 
 #: Longer frames are refused: no message comes near it, and a peer must not make us reserve memory.
 MAX_FRAME = 16 * 1024 * 1024
+
+#: A number in a message with more digits is refused: reading it takes time that grows with their square.
+MAX_DIGITS = 40
 
 _HEADER = struct.Struct(">I")
 _STREAM = struct.Struct(">Q")
@@ -46,23 +54,26 @@ class Data:
 
     __slots__ = ("content", "stream")
 
-    def __init__(self, stream, content):
+    def __init__(self, stream: int, content: bytes) -> None:
         self.stream = stream
         self.content = content
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, Data) and (self.stream, self.content) == (other.stream, other.content)
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash((self.stream, self.content))
 
 
-def encode(message):
-    """The frame of a message (a dict with a ``kind``) or of a `Data`."""
+Message = Dict[str, Any]
+
+
+def encode(message: Union[Message, Data]) -> bytes:
+    """The frame of a message (which has a ``kind``) or a `Data`. Raises `FramingError` if it is too long."""
     if isinstance(message, Data):
         body = b"D" + _STREAM.pack(message.stream) + message.content
     else:
-        body = b"J" + json.dumps(message, separators=(",", ":")).encode("utf-8", "surrogateescape")
+        body = b"J" + json.dumps(message, separators=(",", ":")).encode("ascii")
     if len(body) > MAX_FRAME:
         raise FramingError("a frame of %d bytes is over the limit of %d" % (len(body), MAX_FRAME))
     return _HEADER.pack(len(body)) + body
@@ -71,16 +82,16 @@ def encode(message):
 class Decoder:
     """Turns bytes, in pieces of any size, into messages."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._buffer = bytearray()
         self._failed = False
 
-    def feed(self, data):
-        """The messages that `data` completes, in order. Raises `FramingError`, after which it takes no more."""
+    def feed(self, data: bytes) -> List[Union[Message, Data]]:
+        """The messages that `data` completes, in order. Raises `FramingError`, then takes no more."""
         if self._failed:
             raise FramingError("this stream has failed before")
         self._buffer += data
-        messages = []
+        messages: List[Union[Message, Data]] = []
         try:
             while True:
                 body = self._next_body()
@@ -89,9 +100,10 @@ class Decoder:
                 messages.append(_decode(body))
         except FramingError:
             self._failed = True
+            self._buffer.clear()
             raise
 
-    def _next_body(self):
+    def _next_body(self) -> Optional[bytes]:
         if len(self._buffer) < _HEADER.size:
             return None
         (length,) = _HEADER.unpack_from(self._buffer)
@@ -105,7 +117,7 @@ class Decoder:
         return body
 
 
-def _decode(body):
+def _decode(body: bytes) -> Union[Message, Data]:
     kind, content = body[:1], body[1:]
     if kind == b"D":
         if len(content) < _STREAM.size:
@@ -114,10 +126,16 @@ def _decode(body):
     if kind != b"J":
         raise FramingError("a frame of kind %r is not known" % kind)
     try:
-        message = json.loads(content.decode("utf-8", "surrogateescape"))
+        message = json.loads(content.decode("utf-8"), parse_int=_integer)
     # Deep nesting exhausts the parser's stack.
     except (ValueError, RecursionError) as error:
         raise FramingError("a message is not JSON") from error
     if not isinstance(message, dict) or not isinstance(message.get("kind"), str):
         raise FramingError("a message has no kind")
     return message
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError("a number of %d digits" % len(digits))
+    return int(digits)

@@ -1,8 +1,11 @@
 """The near end of a client's exec stream: joins it to the agent, which it starts when there is none.
 
-Its text arrives on standard input. It answers ``S`` when it needs the agent's program (four bytes of length, then text), then ``R`` when bytes flow, or ``E`` and a
-sentence. Standard library only, and no module of this package: it runs before the package exists.
+Its text arrives on standard input. It answers ``S`` when it needs the agent's program (four bytes of length,
+then text), then ``R`` when bytes flow, or ``E`` and a sentence. Standard library only, and no module of this
+package: it runs before the package exists.
 """
+
+from __future__ import annotations
 
 import fcntl
 import os
@@ -11,9 +14,15 @@ import socket
 import stat
 import subprocess
 import sys
+from contextlib import suppress
+from typing import Callable, Optional
+
+#: Seconds for the agent to listen.
+START_LIMIT = 20.0
+CHUNK = 1 << 16
 
 
-def relay(read, digest):
+def relay(read: Callable[[int], bytes], digest: str) -> None:
     """Join standard input and output to the agent with that source hash; `read(n)` reads exactly n bytes."""
     try:
         folder = private_folder()
@@ -22,7 +31,7 @@ def relay(read, digest):
         if agent is None:
             os.write(1, b"S")
             program = read(int.from_bytes(read(4), "big"))
-            agent = start(folder, path, program)
+            agent = start(path, program)
     except Exception as error:
         os.write(1, b"E" + ("%s: %s" % (type(error).__name__, error)).encode("utf-8", "replace"))
         sys.exit(1)
@@ -30,20 +39,18 @@ def relay(read, digest):
     pump(agent)
 
 
-def private_folder():
+def private_folder() -> str:
     """The agent's own folder; refused when somebody else may have put it there."""
-    folder = os.environ.get("DS01_AGENT_FOLDER") or "/tmp/.ds01-agent-%d" % os.getuid()
-    try:
+    folder = os.environ.get("DS01_AGENT_FOLDER") or "/tmp/.ds01-agent-%d" % os.getuid()  # noqa: S108 - checked below
+    with suppress(FileExistsError):
         os.mkdir(folder, 0o700)
-    except FileExistsError:
-        pass
     status = os.lstat(folder)
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise RuntimeError("%s is not a private folder of uid %d" % (folder, os.getuid()))
     return folder
 
 
-def connect(path):
+def connect(path: str) -> Optional[socket.socket]:
     agent = socket.socket(socket.AF_UNIX)
     try:
         agent.connect(path)
@@ -53,20 +60,23 @@ def connect(path):
     return agent
 
 
-def start(folder, path, program):
+def start(path: str, program: bytes) -> socket.socket:
     """Start the agent, detached; two relays at once start one."""
     with open(path + ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         agent = connect(path)
         if agent is not None:
             return agent
-        text = os.memfd_create("ds01-agent", 0)
-        os.write(text, program)
-        os.lseek(text, 0, os.SEEK_SET)
+        text = nameless(path + ".text", program)
         ready, told = os.pipe()
-        log = os.open(path + ".log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        subprocess.Popen(
-            [sys.executable, "-I", "-c", "exec(open(%d).read()) # ds01 agent" % text, path, str(told)],
+        # The agent shortens its log when it grows, so every write has to go to its end.
+        log = os.open(path + ".log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-I", "-c"),
+                'exec(open(%d, encoding="utf-8").read()) # ds01 agent' % text,
+                *(path, str(told)),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -74,33 +84,50 @@ def start(folder, path, program):
             start_new_session=True,
             cwd="/",
         )
-        os.close(told)
-        if os.read(ready, 1) != b"1":
+        for descriptor in (text, told, log):
+            os.close(descriptor)
+        answered = select.select([ready], [], [], START_LIMIT)[0]
+        if not answered or os.read(ready, 1) != b"1":
+            process.kill()
             with open(path + ".log", errors="replace") as output:
                 raise RuntimeError("the agent did not start. " + output.read()[-2000:])
+        os.close(ready)
     agent = connect(path)
     if agent is None:
         raise RuntimeError("the agent ended at once")
     return agent
 
 
-def pump(agent):
+def nameless(path: str, content: bytes) -> int:
+    """A descriptor at the start of a file without a name. Some Pythons are built without memfd_create(2)."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+    os.remove(path)
+    with os.fdopen(os.dup(descriptor), "wb") as output:
+        output.write(content)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+def pump(agent: socket.socket) -> None:
     """Copy both ways until either side ends."""
-    while True:
-        readable, _, _ = select.select([0, agent], [], [])
-        if 0 in readable:
-            data = os.read(0, 1 << 16)
-            if not data:
-                return
-            agent.sendall(data)
-        if agent in readable:
-            data = agent.recv(1 << 16)
-            if not data:
-                return
-            write_all(data)
+    try:
+        while True:
+            readable = select.select([0, agent.fileno()], [], [])[0]
+            if 0 in readable:
+                data = os.read(0, CHUNK)
+                if not data:
+                    return
+                agent.sendall(data)
+            if agent.fileno() in readable:
+                data = agent.recv(CHUNK)
+                if not data:
+                    return
+                write_all(data)
+    except OSError:
+        return  # a side that has ended is no fault of the relay's
 
 
-def write_all(data):
+def write_all(data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(1, view) :]

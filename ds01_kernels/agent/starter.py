@@ -1,244 +1,306 @@
-"""Starts kernel processes: by a fork of the zygote where that is possible, else by an interpreter of their own."""
+"""Starts kernel processes: by a fork of the zygote where possible, else by an interpreter of their own."""
 
+from __future__ import annotations
+
+import array
 import asyncio
 import json
 import os
-import signal
 import socket
 import sys
+from dataclasses import asdict
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set, Tuple
 
 from . import processes
-from .kernel import is_start_bound
+from .kernel import PID, Request, Setup, is_start_bound
+from .survey import kernel_path
+from .zygote import Stamp, read_stamp
 
-#: Seconds until a zygote that says nothing is given up.
+#: Seconds until a zygote that says nothing is given up, and a process that was to report itself.
 PRELOAD_LIMIT = 60.0
-FORK_LIMIT = 10.0
+FORK_LIMIT = 20.0
+
+
+class Started(NamedTuple):
+    """`how` is "fork" or "start"; `note` says why not by fork."""
+
+    pid: int
+    how: str
+    note: str = ""
 
 
 class Starter:
     """`on_ready(kernel)` is called when a kernel's sockets are bound."""
 
-    def __init__(self, texts, folder, on_ready):
+    def __init__(self, texts: Dict[str, str], folder: str, on_ready: Callable[[str], None]) -> None:
         self._texts = texts
         self._folder = folder
         self._on_ready = on_ready
-        self._setup = None
-        self._zygote = None
+        self._setup: Optional[Setup] = None
+        self._env: Dict[str, str] = {}
+        self._zygote: Optional[Zygote] = None
+        self._following: Set[asyncio.Future[None]] = set()
 
-    def prepare(self, path, first, env):
+    def prepare(self, path: List[str], first: bool, env: Dict[str, str]) -> None:
         """Say where ipykernel is, and warm a zygote; nothing happens when that is so already."""
-        setup = {"path": path, "first": first, "env": env}
-        if setup != self._setup or self._zygote is None:
-            self._setup = setup
-            self._renew()
+        setup = Setup(os.getpid(), path, first)
+        env = {**os.environ, **env}
+        changed = (setup, env) != (self._setup, self._env)
+        self._setup, self._env = setup, env
+        self._current_zygote(setup, renew=changed)
 
-    async def start(self, request):
-        """Start the kernel of `request`; returns its pid, how it was started, and a note (empty, or why not by fork)."""
+    async def start(self, request: Request) -> Started:
+        """Start the kernel of `request`. Raises `OSError` or `ValueError` when no process can be made."""
+        if self._setup is None:
+            raise ValueError("the agent has not been told where ipykernel is")
         note = "its variables bind at start"
-        if not self._needs_own_interpreter(request["env"]):
+        if not self._needs_own_interpreter(request.env):
             try:
-                return await self._fork(request), "fork", ""
-            except (ZygoteFailed, asyncio.TimeoutError) as error:
-                note = str(error) or "the preloaded process did not answer"
-        return self._start_alone(request), "start", note
+                return Started(await self._fork(self._setup, request), "fork")
+            except ZygoteError as failure:
+                note = str(failure)
+        return Started(await self._start_alone(self._setup, request), "start", note)
 
-    def child_exited(self, pid):
+    def child_exited(self, pid: int) -> None:
         """To be told of every child that ended."""
         if self._zygote is not None and self._zygote.pid == pid:
-            self._zygote.fail("the preloaded process ended")
-            self._zygote = None
+            self._zygote.ended = True
 
-    def close(self):
+    def close(self) -> None:
         if self._zygote is not None:
             self._zygote.retire()
 
-    async def _fork(self, request):
-        if self._zygote is None or (self._zygote.is_warm and self._zygote.is_stale()):
-            self._renew()
-        await self._zygote.warm()
-        return await self._zygote.fork(request)
+    # By fork
 
-    def _renew(self):
-        if self._zygote is not None:
-            self._zygote.retire()
-        self._zygote = Zygote(self._texts, self._folder, self._setup, self._on_ready)
+    async def _fork(self, setup: Setup, request: Request) -> int:
+        zygote = self._current_zygote(setup)
+        await zygote.warm()
+        line, theirs = await _open_line()
+        try:
+            zygote.fork(theirs)
+            # Only the new process is to have it open, so that its end is seen.
+            theirs.close()
+            (pid,) = PID.unpack(await asyncio.wait_for(line.reader.readexactly(PID.size), FORK_LIMIT))
+        except (EOFError, OSError, asyncio.TimeoutError) as error:
+            # A process that reports itself after all finds its line closed, and ends.
+            line.close()
+            raise ZygoteError("the preloaded process made no kernel: %r" % error) from error
+        finally:
+            theirs.close()
+        self._follow(request, line)
+        return int(pid)
 
-    def _needs_own_interpreter(self, env):
-        prepared = _merged(self._setup["env"])
-        names = set(env) | set(prepared)
-        return any(is_start_bound(name) and env.get(name) != prepared.get(name) for name in names)
+    def _current_zygote(self, setup: Setup, renew: bool = False) -> Zygote:
+        if self._zygote is None or renew or self._zygote.is_stale():
+            former, self._zygote = self._zygote, None
+            if former is not None:
+                former.retire()
+            self._zygote = Zygote(self._texts, self._folder, setup, self._env)
+        return self._zygote
 
-    def _start_alone(self, request):
-        ours, theirs = _channel()
-        with open(request["log"], "ab") as log:
-            process = processes.start_python(
+    def _needs_own_interpreter(self, env: Dict[str, str]) -> bool:
+        names = set(env) | set(self._env)
+        return any(is_start_bound(name) and env.get(name) != self._env.get(name) for name in names)
+
+    # By an interpreter of its own
+
+    async def _start_alone(self, setup: Setup, request: Request) -> int:
+        line, theirs = await _open_line()
+        try:
+            pid = processes.start_python(
                 _python(),
+                self._folder,
                 self._texts,
                 "kernel",
-                [dict(request, path=self._setup["path"], first=self._setup["first"]), theirs.fileno()],
-                "kernel",
-                pass_fds=(theirs.fileno(),),
-                env=request["env"],
-                stdout=log,
-                stderr=log,
-                cwd="/",
+                [asdict(setup)],
+                inherit=theirs.fileno(),
+                env=request.env,
+                output=request.log,
             )
-        theirs.close()
-        _on_packets(ours, lambda packet: self._on_ready(packet.decode()))
-        return process.pid
+        except BaseException:
+            line.close()
+            raise
+        finally:
+            theirs.close()
+        self._follow(request, line, PID.size)
+        return pid
+
+    # Both
+
+    def _follow(self, request: Request, line: Line, skip: int = 0) -> None:
+        """Send the request, and tell when the kernel is ready; `skip` bytes come before it says so."""
+
+        async def follow() -> None:
+            line.writer.write(request.encode())
+            try:
+                await line.reader.readexactly(skip + 1)
+                self._on_ready(request.kernel)
+            except (EOFError, OSError):
+                pass  # it has ended before, which its exit tells
+            finally:
+                line.close()
+
+        # asyncio keeps only weak references to tasks.
+        following = asyncio.ensure_future(follow())
+        self._following.add(following)
+        following.add_done_callback(self._following.discard)
 
 
-class ZygoteFailed(Exception):
+class ZygoteError(Exception):
     """This zygote cannot fork, for the reason in its text."""
 
 
 class Zygote:
-    """One preloaded process and the channel to it."""
+    """A preloaded process and the channel to it. Raises `OSError` or `ValueError` when there can be none."""
 
-    def __init__(self, texts, folder, setup, on_ready):
-        self._stamps_path = os.path.join(folder, "stamps-%d-%s" % (os.getpid(), os.urandom(4).hex()))
-        self._on_ready = on_ready
-        self._forks = {}
-        self._files = None
-        self._warm = asyncio.get_event_loop().create_future()
+    def __init__(self, texts: Dict[str, str], folder: str, setup: Setup, env: Dict[str, str]) -> None:
+        #: Set by whoever hears of its exit.
+        self.ended = False
+        self._setup = setup
+        self._site = read_site(setup)
+        self._files: Dict[str, Stamp] = {}
+        #: Why it cannot preload, in the end.
+        self._reason = ""
         # Nobody may be waiting when it fails.
+        self._warm: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._warm.add_done_callback(lambda warm: warm.cancelled() or warm.exception())
-        self._channel, theirs = _channel()
-        arguments = {"path": setup["path"], "first": setup["first"], "stamps": self._stamps_path}
-        self.pid = processes.start_python(
-            _python(),
-            texts,
-            "zygote",
-            [arguments, theirs.fileno()],
-            "zygote",
-            pass_fds=(theirs.fileno(),),
-            env=_merged(setup["env"]),
-            cwd="/",
-        ).pid
-        theirs.close()
-        _on_packets(self._channel, self._on_packet)
-
-    @property
-    def is_warm(self):
-        return self._warm.done()
-
-    async def warm(self):
-        """Wait until it can fork. Raises `ZygoteFailed`."""
-        await asyncio.wait_for(asyncio.shield(self._warm), PRELOAD_LIMIT)
-
-    def is_stale(self):
-        """Whether a module that it has loaded was replaced, or a ``.pth`` file came or went, since it started."""
-        return self._files is None or _stamps(self._files) != self._files or _path_files() != self._path_files
-
-    async def fork(self, request):
-        """The pid of a new kernel process. Raises `ZygoteFailed`."""
-        packet = json.dumps(request).encode("utf-8", "surrogateescape")
-        forked = self._forks[request["kernel"]] = asyncio.get_event_loop().create_future()
+        self._channel, theirs = socket.socketpair()
+        self._channel.setblocking(False)
         try:
-            self._channel.send(packet)
-            return await asyncio.wait_for(forked, FORK_LIMIT)
-        except OSError as error:
-            raise ZygoteFailed("the preloaded process does not take the request: %s" % error) from error
+            self.pid = processes.start_python(
+                _python(), folder, texts, "zygote", [asdict(setup)], inherit=theirs.fileno(), env=env
+            )
+        except BaseException:
+            self._channel.close()
+            raise
         finally:
-            self._forks.pop(request["kernel"], None)
+            theirs.close()
+        self._reading = asyncio.ensure_future(self._read_report())
 
-    def fail(self, reason):
-        """No more forks from this one."""
-        if not self._warm.done():
-            self._warm.set_exception(ZygoteFailed(reason))
-        for forked in self._forks.values():
-            if not forked.done():
-                forked.set_exception(ZygoteFailed(reason))
-
-    def retire(self):
-        """End it. The channel stays until the kernels that are starting have said that they are ready."""
-        self.fail("the preloaded process was replaced")
+    async def warm(self) -> None:
+        """Wait until it can fork. Raises `ZygoteError`."""
         try:
-            os.kill(self.pid, signal.SIGTERM)
-        except OSError:
-            pass
+            await asyncio.wait_for(asyncio.shield(self._warm), PRELOAD_LIMIT)
+        except asyncio.TimeoutError:
+            self._cannot("it took longer than %d s" % PRELOAD_LIMIT)
+            self.retire()
+            await self._warm
 
-    def _on_packet(self, packet):
-        if not packet.startswith(b"{"):
-            self._on_ready(packet.decode())
+    def is_stale(self) -> bool:
+        """Whether another one would do better.
+
+        One that has failed is tried again when packages have come or gone; a warm one is replaced when a
+        module that it has loaded, or what Python reads at start, has changed.
+        """
+        if self._reason:
+            return read_site(self._setup) != self._site
+        if self.ended or not self._warm.done():
+            return self.ended
+        changed = any(stamp is None or read_stamp(name) != stamp for name, stamp in self._files.items())
+        return changed or read_site(self._setup).paths != self._site.paths
+
+    def fork(self, line: socket.socket) -> None:
+        """Let it make a process that attends `line`. Raises `OSError`."""
+        rights = array.array("i", [line.fileno()])
+        self._channel.sendmsg([b"F"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+
+    def retire(self) -> None:
+        """End it: a warm one after the forks that it was asked for, by closing its channel."""
+        if not self._warm.done() or self._reason:
+            self._fail("the preloaded process was replaced")
+            if not self.ended:
+                processes.kill(self.pid)
+        # Not before the loop has left it: its number may be another one's at once.
+        self._reading.add_done_callback(lambda _: self._channel.close())
+        self._reading.cancel()
+
+    async def _read_report(self) -> None:
+        loop = asyncio.get_running_loop()
+        report = bytearray()
+        try:
+            while not report.endswith(b"\n"):
+                data = await loop.sock_recv(self._channel, 1 << 16)
+                if not data:
+                    self._fail("the preloaded process ended")
+                    return
+                report += data
+            told: Dict[str, Any] = json.loads(report.decode("ascii"))
+        except (OSError, ValueError) as error:
+            self._fail("the preloaded process sent no report: %s" % error)
             return
-        message = json.loads(packet.decode("utf-8", "surrogateescape"))
-        if message["kind"] == "forked":
-            forked = self._forks.get(message["kernel"])
-            if forked is not None and not forked.done():
-                forked.set_result(message["pid"])
-        elif message["kind"] == "failed":
-            self.fail("ipykernel cannot be preloaded. " + message["detail"])
+        if "failed" in told:
+            self._cannot(told["failed"])
         elif not self._warm.done():
-            self._read_stamps()
+            self._files = told["files"]
             self._warm.set_result(None)
 
-    def _read_stamps(self):
-        with open(self._stamps_path, errors="surrogateescape") as stamps:
-            self._files = json.load(stamps)
-        os.remove(self._stamps_path)
-        self._path_files = _path_files()
+    def _cannot(self, why: str) -> None:
+        self._reason = "ipykernel cannot be preloaded: %s" % why
+        self._fail(self._reason)
+
+    def _fail(self, reason: str) -> None:
+        if not self._warm.done():
+            self._warm.set_exception(ZygoteError(reason))
 
 
-def _python():
+class Line(NamedTuple):
+    """The agent's end of the socket to one kernel process."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+async def _open_line() -> Tuple[Line, socket.socket]:
+    ours, theirs = socket.socketpair()
+    try:
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+    except BaseException:
+        ours.close()
+        theirs.close()
+        raise
+    return Line(reader, writer), theirs
+
+
+class Site(NamedTuple):
+    """Where packages come from: `folders` change with every install, `paths` with what is read at start."""
+
+    folders: Dict[str, Stamp]
+    paths: Dict[str, Stamp]
+
+
+def read_site(setup: Setup) -> Site:
+    """The state of the folders for packages, and of the files there that matter to a process that runs.
+
+    Those are ``.pth`` files, and packages that `setup`'s copy of ipykernel stands in for.
+    """
+    folders: Dict[str, Stamp] = {}
+    paths: Dict[str, Stamp] = {}
+    standing_in: Set[str] = set()
+    if not setup.first:
+        for folder in setup.path:
+            standing_in.update(_listdir(folder))
+    for folder in kernel_path():
+        if folder.endswith("-packages"):
+            folders[folder] = read_stamp(folder)
+            for name in _listdir(folder):
+                if name.endswith(".pth") or name in standing_in:
+                    path = os.path.join(folder, name)
+                    paths[path] = read_stamp(path) if name.endswith(".pth") else None
+    return Site(folders, paths)
+
+
+def _listdir(folder: str) -> List[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def _python() -> List[str]:
     # What ipykernel's own kernelspec does: the debugger cannot step into frozen modules.
     # https://github.com/ipython/ipykernel/blob/main/ipykernel/kernelspec.py
     flags = ["-Xfrozen_modules=off"] if sys.version_info >= (3, 11) else []
     return [sys.executable, *flags]
-
-
-def _merged(env):
-    merged = dict(os.environ)
-    merged.update(env)
-    return merged
-
-
-def _channel():
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ours.setblocking(False)
-    return ours, theirs
-
-
-def _on_packets(channel, receive):
-    """Call `receive` for each packet until the other side has closed, then close."""
-    loop = asyncio.get_event_loop()
-
-    def readable():
-        try:
-            packet = channel.recv(1 << 16)
-        except BlockingIOError:
-            return
-        except OSError:
-            packet = b""
-        if packet:
-            receive(packet)
-        else:
-            loop.remove_reader(channel)
-            channel.close()
-
-    loop.add_reader(channel, readable)
-
-
-def _stamps(files):
-    stamps = {}
-    for name in files:
-        try:
-            status = os.stat(name)
-        except OSError:
-            return None
-        stamps[name] = [status.st_mtime_ns, status.st_size, status.st_ino]
-    return stamps
-
-
-def _path_files():
-    """The ``.pth`` files that `site` reads when an interpreter starts."""
-    from .survey import kernel_path
-
-    found = set()
-    for folder in kernel_path():
-        if folder.endswith("-packages") and os.path.isdir(folder):
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if entry.name.endswith(".pth"):
-                        found.add((entry.path, entry.stat().st_mtime_ns))
-    return found

@@ -1,9 +1,17 @@
 """A plain interpreter that has imported ipykernel and waits; each request forks it into a kernel.
 
-A fork skips the imports, which are most of a kernel's start, and shares their memory. That is sound only while the process has a
-single thread (https://docs.python.org/3/library/os.html#os.fork): it checks that before it offers itself.
+A fork skips the imports, which are most of a kernel's start, and shares their memory. That is sound only
+while the process has a single thread (https://docs.python.org/3/library/os.html#os.fork): it checks that
+before it offers itself.
+
+On its channel, a stream socket, it reports once, by one line of JSON: ``{"files": {path: stamp}}``, or
+``{"failed": reason}``. From then on each byte it gets carries a descriptor: the line to the kernel that is
+wanted (`kernel.attend`).
 """
 
+from __future__ import annotations
+
+import array
 import gc
 import importlib
 import json
@@ -12,11 +20,15 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
+from contextlib import suppress
+from typing import Any, Dict, List, Optional
 
-from . import kernel
+from . import kernel, processes
 
-#: Imported by every kernel while it initialises or at its first cell; a missing one is skipped.
+#: Imported by every kernel while it initialises or at its first cell; a missing one is skipped. Not
+#: matplotlib_inline's backend, which loads numpy where it is: its libraries start threads.
 LATE_IMPORTS = (
     "IPython.core.completerlib",
     "IPython.core.debugger",
@@ -27,103 +39,113 @@ LATE_IMPORTS = (
     "debugpy.server.api",
     "faulthandler",
     "ipykernel.debugger",
-    "ipykernel.pylab.backend_inline",
     "jedi",
-    "matplotlib_inline.backend_inline",
     "psutil",
     "sqlite3",
     "tornado.platform.asyncio",
 )
 
+#: Of a file: time of its last change in ns, size, inode. None when it changed while it was being imported.
+Stamp = Optional[List[int]]
 
-def main(setup, channel_fd):
-    """Preload, say so, then fork a kernel for each packet until the agent closes the channel."""
+
+def main(setup: Dict[str, Any], channel_fd: int) -> None:
+    """Preload, say so, then fork a kernel for each line until the agent closes the channel."""
+    own = kernel.Setup(**setup)
     channel = socket.socket(fileno=channel_fd)
+    channel.set_inheritable(False)
+    processes.die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        _preload(setup["path"], setup["first"])
-        _write_stamps(setup["stamps"])
+        report: Dict[str, object] = {"files": _preload(own)}
     except BaseException:  # whatever the project's packages raise at import is the agent's to report
-        _tell(channel, kind="failed", detail=traceback.format_exc()[-2000:])
-        return
-    _tell(channel, kind="warm")
-    while True:
-        packet = channel.recv(1 << 20)
-        if not packet:
+        report = {"failed": traceback.format_exc()[-2000:]}
+    channel.sendall(json.dumps(report).encode("ascii") + b"\n")
+    while "files" in report:
+        line = _next_line(channel)
+        if line is None:
             return
-        request = json.loads(packet.decode("utf-8", "surrogateescape"))
-        if _fork(channel, request):
-            # The child leaves the loop, so that it ends as an interpreter ends: threads joined, exit handlers run.
-            kernel.run(request, channel)
+        if _fork():
+            # The child leaves the loop, to end as an interpreter ends: threads joined, exit handlers run.
+            channel.close()
+            kernel.attend(line, own.agent)
             return
+        line.close()
 
 
-def _preload(path, first):
+def _preload(setup: kernel.Setup) -> Dict[str, Stamp]:
     # The copy that stands in for a missing ipykernel must never hide a package of the project's; where the
     # project's own is too old, the copy comes first until everything it consists of is imported.
-    at = 0 if first else len(sys.path)
-    sys.path[at:at] = path
+    began = time.time_ns()
+    setup.put_on_path()
     importlib.import_module("ipykernel.kernelapp")
     for name in LATE_IMPORTS:
-        try:
+        with suppress(Exception):
             importlib.import_module(name)
-        except Exception:
-            continue
-    if first:
-        del sys.path[: len(path)]
-        sys.path.extend(path)
+    if setup.first:
+        del sys.path[: len(setup.path)]
+        sys.path.extend(setup.path)
     if threading.active_count() > 1 or len(os.listdir("/proc/self/task")) > 1:
         raise RuntimeError("a package started a thread while it was imported, so forking would not be safe")
+    if "numpy.random" in sys.modules:
+        raise RuntimeError("numpy was loaded at start, so all kernels would draw the same random numbers")
+    files = _stamps(began)
     gc.collect()
     # Keeps the collector from touching, and so copying, the pages that all kernels share.
     gc.freeze()
+    return files
 
 
-def _write_stamps(path):
+def _stamps(began: int) -> Dict[str, Stamp]:
     """The files behind the loaded modules, with what tells that one was replaced."""
-    files = {}
+    files: Dict[str, Stamp] = {}
+    now = time.time_ns()
     for module in list(sys.modules.values()):
         name = getattr(module, "__file__", None)
-        if isinstance(name, str) and os.path.exists(name):
-            status = os.stat(name)
-            files[name] = [status.st_mtime_ns, status.st_size, status.st_ino]
-    with open(path, "w", errors="surrogateescape") as output:
-        json.dump(files, output)
+        if isinstance(name, str):
+            stamp = read_stamp(name)
+            if stamp is not None:
+                files[name] = None if began <= stamp[0] <= now else stamp
+    return files
 
 
-def _fork(channel, request):
+def read_stamp(path: str) -> Stamp:
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return [status.st_mtime_ns, status.st_size, status.st_ino]
+
+
+def _next_line(channel: socket.socket) -> Optional[socket.socket]:
+    """The line of the next kernel; None when no more are wanted."""
+    descriptors = array.array("i")
+    byte, ancillary, _, _ = channel.recvmsg(
+        1, socket.CMSG_SPACE(descriptors.itemsize), socket.MSG_CMSG_CLOEXEC
+    )
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            descriptors.frombytes(data[: descriptors.itemsize])
+    return socket.socket(fileno=descriptors[0]) if byte and descriptors else None
+
+
+def _fork() -> bool:
     """True in the new process.
 
-    Forks twice, so that the new process becomes a child of the agent, which is a subreaper: exit codes reach the
-    agent whatever becomes of the zygote.
+    Forks twice, so that the new process becomes a child of the agent, which is a subreaper: exit codes reach
+    it whatever becomes of the zygote. Where no process can be made, none reports itself on the line.
     """
-    pid_read, pid_write = os.pipe()
-    middle = os.fork()
-    if middle == 0:
-        child = os.fork()
-        if child != 0:
-            os.write(pid_write, b"%d" % child)
+    try:
+        middle = os.fork()
+    except OSError:
+        return False
+    if middle != 0:
+        os.waitpid(middle, 0)
+        return False
+    try:
+        if os.fork() != 0:
             os._exit(0)
-        os.close(pid_read)
-        os.close(pid_write)
-        os.setsid()
-        kernel.die_with(request["agent"])
-        _redirect(request["log"])
-        return True
-    os.close(pid_write)
-    pid = os.read(pid_read, 32)
-    os.close(pid_read)
-    os.waitpid(middle, 0)
-    _tell(channel, kind="forked", kernel=request["kernel"], pid=int(pid or 0))
-    return False
-
-
-def _redirect(log):
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    os.close(output)
-
-
-def _tell(channel, **message):
-    channel.send(json.dumps(message).encode("utf-8", "surrogateescape"))
+    except OSError:
+        os._exit(1)
+    os.setsid()
+    return True

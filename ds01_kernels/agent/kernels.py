@@ -1,0 +1,92 @@
+"""A kernel process, as the agent knows it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Optional
+
+from . import logs, processes
+
+if TYPE_CHECKING:
+    from .client import Client
+    from .kernel import Request
+
+
+class Kernel:
+    """One kernel process of `client`, who asked by `call`; `pid` is None until its start is reported."""
+
+    def __init__(self, client: Client, request: Request, call: object) -> None:
+        self.client = client
+        self.id = request.kernel
+        self.request = request
+        self.call = call
+        self.pid: Optional[int] = None
+        self.ready = False
+        self._how = self._note = ""
+        self._ending = False
+        client.kernels[self.id] = self
+        client.agent.kernels[self.id] = self
+
+    def started(self, pid: int, how: str, note: str) -> None:
+        self.pid, self._how, self._note = pid, how, note
+        self.tell_started()
+        code = self.client.agent.claim(pid)
+        if code is not None:
+            self.exited(code)
+        elif self._ending:
+            self.end()
+
+    def tell_started(self) -> None:
+        self.client.send(
+            kind="spawned", call=self.call, kernel=self.id, pid=self.pid, how=self._how, note=self._note
+        )
+
+    def is_ready(self) -> None:
+        self.ready = True
+        logs.shorten(self.request.log)
+        self.client.send(kind="ready", kernel=self.id)
+
+    def signal(self, signum: int) -> None:
+        """To its process group."""
+        if self.pid is not None:
+            processes.signal_group(self.pid, signum)
+
+    def end(self) -> None:
+        """SIGKILL to it and to everything that it started; `exited` follows."""
+        self._ending = True
+        if self.pid is not None:
+            processes.end_kernel(self.id, self.pid)
+
+    def exited(self, code: int) -> None:
+        """Its process has ended: end what it left, remove its files, tell the client."""
+        processes.end_kernel(self.id, self.pid)
+        detail = "" if self.ready and code == 0 else logs.tail(self.request.log)
+        self._remove()
+        self.client.remember(self.id, {"code": code, "detail": detail})
+        self.client.send(kind="exited", kernel=self.id, code=code, detail=detail)
+        self.client.close_when_over()
+
+    def belongs_to(self, client: Client) -> None:
+        """Another client has taken it over."""
+        self.client.kernels.pop(self.id, None)
+        self.client = client
+        client.kernels[self.id] = self
+
+    def failed(self, reason: str) -> None:
+        """No process could be made."""
+        self._remove()
+        self.client.send(kind="error", call=self.call, message=reason)
+        self.client.close_when_over()
+
+    def _remove(self) -> None:
+        agent = self.client.agent
+        self.client.kernels.pop(self.id, None)
+        agent.kernels.pop(self.id, None)
+        agent.forget_unclaimed()
+        files = [self.request.log, self.request.connection_file]
+        files += ["%s-%d" % (self.request.sockets, port) for port in range(1, 6)]
+        for name in files:
+            try:
+                os.remove(name)
+            except OSError:
+                continue
