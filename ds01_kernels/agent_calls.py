@@ -6,7 +6,6 @@ import asyncio
 import itertools
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
 
 from .agent import protocol
 from .agent_stream import AgentStream

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
@@ -36,6 +36,10 @@ NEVER = (
     "JPY_INTERRUPT_EVENT",
 )
 
+#: Never taken over by the default list; whoever names one means it. JupyterHub once kept its token in
+#: JPY_API_TOKEN.
+SECRET = ("JPY_*TOKEN*", "JPY_*COOKIE*", "JPY_*KEY*", "JPY_*SECRET*", "JPY_*PASSWORD*")
+
 
 @dataclass(frozen=True)
 class Variables:
@@ -49,7 +53,7 @@ class Variables:
 def select(
     offered: Mapping[str, str],
     *,
-    named: Iterable[str] = (),
+    named: Collection[str] = (),
     project: os.PathLike[str] | None = None,
     workspace: PurePosixPath = WORKSPACE,
 ) -> Variables:
@@ -58,11 +62,11 @@ def select(
 
     Paths of the host below `project` that tell the notebook's name are turned into paths of the container.
     """
-    patterns = (*PASSED, *named)
     plain = {
         name: value
         for name, value in offered.items()
-        if name not in NEVER and any(fnmatchcase(name, pattern) for pattern in patterns)
+        if name not in NEVER
+        and (_matches(name, named) or (_matches(name, PASSED) and not _matches(name, SECRET)))
     }
     files = {name: offered[name] for name in CERTIFICATES if name in offered and name not in plain}
     if "PIP_INDEX_URL" in plain:
@@ -70,6 +74,10 @@ def select(
     if "JPY_SESSION_NAME" in plain and project is not None:
         plain["JPY_SESSION_NAME"] = _inside(plain["JPY_SESSION_NAME"], project, workspace)
     return Variables(plain, files)
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def without_credentials(url: str) -> str:

@@ -377,12 +377,17 @@ def test_after_kill_9_its_kernels_end_with_the_grace_time(site: Site, project: P
         assert time.monotonic() - killed > GRACE / 2, "they ended with their process, and had no grace time"
 
 
-def test_after_a_clean_exit_its_kernels_end_at_once(site: Site, project: ProjectFolder) -> None:
-    with another_process(project) as process:
+def test_after_a_clean_exit_its_kernels_end_at_once(
+    site: Site, project: ProjectFolder, tmp_path: Path
+) -> None:
+    # A grace time that would be noticed.
+    (tmp_path / "jupyter_ds01_config.py").write_text(
+        f"c = get_config()\nc.Workbench.orphan_grace = {3 * LIMIT}\n"
+    )
+    with another_process(project, {"JUPYTER_CONFIG_DIR": str(tmp_path)}) as process:
         process.communicate("\n", timeout=LIMIT)
         assert process.returncode == 0
-        # They are gone when the process is, but for the moment that being killed takes.
-        nothing_left(site, project, limit=GRACE / 2)
+        nothing_left(site, project, limit=LIMIT)
 
 
 def test_what_a_killed_process_left_on_this_side_is_swept(site: Site, project: ProjectFolder) -> None:

@@ -452,9 +452,11 @@ def test_automatic_encryption_is_used(project: ProjectFolder) -> None:
         assert kernel.run("print('whispered')") == "whispered\n"
 
 
-def test_without_encryption_there_are_no_keys(shared: LiveKernel) -> None:
-    if shared.manager.transport_encryption == "disabled":
-        assert "curve_secretkey" not in json.loads(Path(shared.manager.connection_file).read_text())
+def test_without_encryption_there_are_no_keys(project: ProjectFolder) -> None:
+    manager = KernelManager(kernel_name=f"ds01-{project.name}", transport_encryption="disabled")
+    with a_kernel("", manager=manager) as kernel:
+        assert "curve_secretkey" not in json.loads(Path(manager.connection_file).read_text())
+        assert kernel.run("print('said aloud')") == "said aloud\n"
 
 
 # Whose kernel it is

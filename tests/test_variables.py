@@ -12,6 +12,12 @@ def test_nothing_that_is_not_listed_passes() -> None:
     assert select(offered).plain == {"LANG": "de_DE.UTF-8"}
 
 
+def test_tokens_of_jupyter_pass_only_when_named() -> None:
+    offered = {"JPY_API_TOKEN": "x", "JPY_SESSION_NAME": "/n.ipynb"}
+    assert select(offered).plain == {"JPY_SESSION_NAME": "/n.ipynb"}
+    assert select(offered, named=["JPY_API_TOKEN"]).plain == offered
+
+
 def test_the_default_list() -> None:
     offered = {
         "LC_ALL": "C",
