@@ -16,6 +16,10 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+#: Seconds between looks at what is awaited. A forked process that goes on with its parent's loop (a pool of
+#: nbclients) shares the pipe that wakes the loop, and the other one may take the wake-up.
+LOOK = 0.2
+
 
 class Background:
     """Runs coroutines for other threads and loops; its thread starts with the first one."""
@@ -27,7 +31,14 @@ class Background:
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Await `work` from any loop; cancelling this cancels `work`."""
-        return await asyncio.wrap_future(self.submit(work))
+        future = asyncio.wrap_future(self.submit(work))
+        try:
+            while not future.done():
+                await asyncio.wait((future,), timeout=LOOK)
+        except asyncio.CancelledError:
+            future.cancel()
+            raise
+        return future.result()
 
     def call(self, work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
         """Wait for `work` where there is no loop. Raises `TimeoutError` after `timeout` seconds."""

@@ -79,7 +79,8 @@ class ContainerProvisioner(KernelProvisionerBase):
         await self._end_passing()
         await asyncio.sleep(self._silent_until - time.monotonic())
         try:
-            self._project = project = await asyncio.to_thread(self._find)
+            # Not in a thread of the caller's loop, which may be a forked process's: its threads are not.
+            self._project = project = await self._workbench.run(asyncio.to_thread(self._find))
             self._cwd = _inside_cwd(project, kwargs.get("cwd"))
             started = await self._workbench.run(self._start(project, kwargs))
         except NotBuiltError as error:
@@ -297,7 +298,7 @@ class ContainerProvisioner(KernelProvisionerBase):
     async def load_provisioner_info(self, provisioner_info: dict[str, Any]) -> None:
         """Take over a kernel that another process of ours started. Raises `Ds01Error` when it is gone."""
         await super().load_provisioner_info(provisioner_info)
-        self._project = project = await asyncio.to_thread(self._find)
+        self._project = project = await self._workbench.run(asyncio.to_thread(self._find))
         self._channels = Channels()
         started = await self._workbench.run(
             self._workbench.launcher.adopt(project, provisioner_info["process"], provisioner_info["client"])
