@@ -1,9 +1,8 @@
 """One event loop in a thread of its own, for everything that talks to engines and agents.
 
 Jupyter calls a provisioner from whatever loop the client happens to have: the server's, nbclient's, or, for a
-blocking KernelManager, one that
-runs only during the call (``jupyter_core.utils.run_sync``). A kernel's exit must reach us between the calls
-too.
+blocking KernelManager, one that runs only during the call (``jupyter_core.utils.run_sync``). A kernel's exit
+must reach us between the calls too.
 """
 
 from __future__ import annotations

@@ -142,8 +142,10 @@ class Channels:
         return str(self._directory / "s")
 
     def own_prefix(self) -> str:
-        """A fresh prefix for sockets of this process's own, beside the paths. Raises `OSError` or
-        `Ds01Error`."""
+        """A fresh prefix for sockets of this process's own, beside the paths.
+
+        Raises `OSError` or `Ds01Error`.
+        """
         self._make_directory()
         return str(self._directory / f"e{secrets.token_hex(2)}")
 

@@ -58,8 +58,10 @@ class ContainerProvisioner(KernelProvisionerBase):
     # Starting
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
-        """May be called again for each restart. Raises `Ds01Error` when there is no place for the
-        channels."""
+        """May be called again for each restart.
+
+        Raises `Ds01Error` when there is no place for the channels.
+        """
         self._is_restart = self._channels is not None
         if self._channels is None:
             self._channels = Channels()
@@ -146,8 +148,10 @@ class ContainerProvisioner(KernelProvisionerBase):
     # When it cannot start
 
     async def _explain(self, reason: Ds01Error, kwargs: dict[str, Any] | None = None) -> None:
-        """Let a kernel stand in that gives the reason; with `kwargs` its first cell builds the image and
-        starts."""
+        """Let a kernel stand in that gives the reason.
+
+        With `kwargs` its first cell builds the image, and the kernel starts then.
+        """
         assert self._channels is not None
         channels = self._channels
         prefix = channels.own_prefix()

@@ -42,8 +42,7 @@ class Running:
 
 
 async def find(engine: Engine, project: Project) -> ContainerInfo | None:
-    """The project's container, in whatever state. Raises `ConflictError` when its name belongs to something
-    else."""
+    """The project's container, in whatever state. Raises `ConflictError` when its name is another's."""
     info = await engine.container(project.container_name(os.getuid()))
     if info is not None and not _is_of(info, project):
         raise ConflictError(

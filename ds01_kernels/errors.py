@@ -103,8 +103,7 @@ class EngineTimeoutError(EngineError):
 
 
 class BuildFailedError(EngineError):
-    """``line`` is the 1-based line of the Dockerfile that failed, when it is known; ``log`` its last
-    output."""
+    """``line`` is the 1-based line of the Dockerfile that failed, if known; ``log`` its last output."""
 
     status = 422
     reason = "build-failed"

@@ -1,14 +1,11 @@
 """A kernel that stands in where none could start: it runs no code, and answers every cell with the reason.
 
 It is the one place that every client shows, VS Code's included. It lives in the server's process, on the same
-five
-channels that Jupyter was given. When the image only has to be built, the first cell that is run builds it,
-with the
-build's output in that cell; then messages are passed on to the real kernel, the waiting cell first. Jupyter's
-paths are
-handed over at that moment, so that whoever connects from then on talks to the real kernel directly. Clients
-that are
-connected already stay with us: to close their connections could lose a message that is on its way.
+five channels that Jupyter was given. When the image only has to be built, the first cell that is run builds
+it, with the build's output in that cell; then messages are passed on to the real kernel, the waiting cell
+first. Jupyter's paths are handed over at that moment, so that whoever connects from then on talks to the real
+kernel directly. Clients that are connected already stay with us: to close their connections could lose a
+message that is on its way.
 
 The messages: https://jupyter-client.readthedocs.io/en/stable/messaging.html
 """
@@ -47,12 +44,9 @@ class ExplainingKernel:
     """Stands for a kernel process towards the provisioner.
 
     `connection` is Jupyter's (key, signature scheme, curve keys), `prefix` the path that the five sockets are
-    bound
-    at. `prepare`, if there is one, is awaited at the first cell that is run: it may say things into the cell,
-    and
-    returns the prefix of the real kernel's sockets or raises a `Ds01Error`. `hand_over` is called when
-    Jupyter's paths
-    may be pointed there.
+    bound at. `prepare`, if there is one, is awaited at the first cell that is run: it may say things into the
+    cell, and returns the prefix of the real kernel's sockets or raises a `Ds01Error`. `hand_over` is called
+    when Jupyter's paths may be pointed there.
     """
 
     def __init__(

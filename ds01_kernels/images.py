@@ -47,8 +47,10 @@ async def build(
 
 
 def read_dockerfile(project: Project) -> str:
-    """The Dockerfile's text. Raises `BadInputError`: missing, leading out of the project, too large, no
-    text."""
+    """The Dockerfile's text.
+
+    Raises `BadInputError` when it is missing, leads out of the project, is too large, or is no text.
+    """
     text = read_text(project, "Dockerfile")
     if text is None:
         raise BadInputError(f"There is no Dockerfile in {project.path}.", remedy="Make one, or restore it.")

@@ -101,8 +101,10 @@ class Launcher:
         return _started(station, await station.agent.adopt(process, client))
 
     async def build_if_missing(self, project: Project, say: Callable[[str], None]) -> None:
-        """Build the project's image unless there is one; `say` gets what the build prints. Raises
-        `Ds01Error`."""
+        """Build the project's image unless there is one. Raises `Ds01Error`.
+
+        `say` gets what the build prints.
+        """
         # Not the project's own lock: a build takes minutes, and kernels in the container may start meanwhile.
         async with self.locks.hold(project.path / "build", limit=BUILD_LIMIT):
             if await self.engine.image(project.image_name(os.getuid())) is not None:
@@ -121,8 +123,10 @@ class Launcher:
         return station.running.info
 
     async def retire(self, project: Project, *, force: bool) -> bool:
-        """Remove the project's container; False when there is none. Raises `KernelsRunningError` unless
-        `force`."""
+        """Remove the project's container; False when there is none.
+
+        Raises `KernelsRunningError` unless `force`.
+        """
         async with self.locks.hold(project.path):
             info = await containers.find(self.engine, project)
             if info is None:

@@ -17,8 +17,7 @@ def read_text(project: Project, name: str) -> str | None:
     """The text of the file `name` in the project's folder; None when there is none.
 
     A symlink may lead to another file of the project, not out of it. What is checked is what is read: one
-    descriptor
-    below the folder's own. Raises `BadInputError` when it is not such a text.
+    descriptor below the folder's own. Raises `BadInputError` when it is not such a text.
     """
     path = project.path / name
     try:

@@ -26,8 +26,7 @@ class ProjectProvisioner(KernelProvisionerBase):
     """The provisioner ``ds01-provisioner``.
 
     `project` is set by kernelspecs of projects. Without it a Python kernel belongs to the project in which
-    its
-    working directory lies, or to the host; kernels of other languages always belong to the host.
+    its working directory lies, or to the host; kernels of other languages always belong to the host.
     """
 
     project = Unicode("", help="The name of the project in whose container the kernel runs.")

@@ -1,8 +1,7 @@
 """What a project's container is given: the admin's settings, and what a project may change of them.
 
 A project's ``pyproject.toml`` may have a table ``[tool.ds01]``. It can be written from inside the container,
-so it is checked like any input, and
-can only ever ask for less than the admin's ceiling.
+so it is checked like any input, and can only ever ask for less than the admin's ceiling.
 """
 
 from __future__ import annotations
@@ -73,8 +72,10 @@ def with_project(admin: Settings, ceiling: Ceiling, text: str, file: str) -> Set
 
 
 def parse_size(where: str, value: object) -> int | None:
-    """Bytes from a size as docker writes it ('512m', '1.5g') or a number; None for an empty text. Raises
-    `SettingError`."""
+    """Bytes from a size as docker writes it ('512m', '1.5g') or a number; None for an empty text.
+
+    Raises `SettingError`.
+    """
     if value == "":
         return None
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
@@ -138,8 +139,10 @@ def parse_python(where: str, value: object) -> str:
 
 
 def parse_mount(where: str, value: str) -> Mount:
-    """A folder of the host in the container from ``SOURCE:TARGET`` or ``SOURCE:TARGET:ro``. Raises
-    `SettingError`."""
+    """A folder of the host in the container from ``SOURCE:TARGET`` or ``SOURCE:TARGET:ro``.
+
+    Raises `SettingError`.
+    """
     match = re.fullmatch(r"(/[^:]*|~[^:]*):(/[^:]+)(?::(ro|rw))?", value)
     if match is None:
         raise SettingError(

@@ -54,8 +54,10 @@ class ProjectDetails(ProjectStatus):
 
 
 async def all_statuses(workbench: Workbench) -> list[ProjectStatus]:
-    """Every project of the workspaces, with one question to the engine; an engine that is away becomes their
-    `error`."""
+    """Every project of the workspaces, with one question to the engine.
+
+    An engine that is away becomes their `error`.
+    """
     found = workbench.projects()
     known: dict[str, ContainerInfo] | None = None
     error = None

@@ -84,8 +84,10 @@ async def _typed(descriptor: int) -> bytes:
 
 
 async def _follow_size(stream: Stream) -> None:
-    """Our terminal's size, now and whenever it changes; looked at, since this loop is not in the main
-    thread."""
+    """Our terminal's size, now and whenever it changes.
+
+    Looked at, not signalled: this loop is not in the main thread.
+    """
     known = None
     while True:
         size = shutil.get_terminal_size()

@@ -43,8 +43,10 @@ SECRET = ("JPY_*TOKEN*", "JPY_*COOKIE*", "JPY_*KEY*", "JPY_*SECRET*", "JPY_*PASS
 
 @dataclass(frozen=True)
 class Variables:
-    """`plain` are set; of `files` (name: path) the agent sets those whose path exists and that the image does
-    not set."""
+    """`plain` are set.
+
+    Of `files` (name: path) the agent sets those whose path exists and that the image does not set.
+    """
 
     plain: Mapping[str, str]
     files: Mapping[str, str]

@@ -34,8 +34,7 @@ class OwnRequirement:
 
 @dataclass(frozen=True)
 class OwnInstall:
-    """One ``pip install`` that is not the block's: the line of its instruction, what it names, and the
-    requirement files that it reads."""
+    """One ``pip install`` that is not the block's: its line, what it names, the files it reads."""
 
     line: int
     requirements: tuple[OwnRequirement, ...]

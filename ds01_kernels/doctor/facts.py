@@ -71,8 +71,8 @@ class Inside:
     """A container that runs. `survey` is the agent's (`agent.survey.survey`), checked for its types only.
 
     `is_pips`: whether the survey's ``pip`` is the survey's interpreter, by whatever name; None when there is
-    no ``pip``, or it is no script of a Python.
-    `shares_sockets`: whether it sees the directory of the kernels' sockets.
+    no ``pip``, or it is no script of a Python. `shares_sockets`: whether it sees the directory of the
+    kernels' sockets.
     """
 
     survey: Mapping[str, Any]

@@ -2,9 +2,8 @@
 
 An engine knows nothing of Jupyter, kernels or projects. Every call is a coroutine that never blocks its event
 loop, ends within a limit, and raises only errors of the `EngineError` family (`errors.py`): whatever the
-engine's own
-library raises is turned into one of them. ``tests/test_engine_contract.py`` holds each engine to this, the
-fake included.
+engine's own library raises is turned into one of them. ``tests/test_engine_contract.py`` holds each engine to
+this, the fake included.
 """
 
 from __future__ import annotations
@@ -34,8 +33,10 @@ class Engine(Protocol):
         ...
 
     async def import_image(self, archive: Path, reference: str, changes: Sequence[str] = ()) -> ImageInfo:
-        """Make an image of one layer from a tar archive of a root file system; `changes` are Dockerfile
-        instructions."""
+        """Make an image of one layer from a tar archive of a root file system.
+
+        `changes` are Dockerfile instructions.
+        """
         ...
 
     async def tag(self, image_id: str, reference: str) -> None: ...
@@ -107,8 +108,10 @@ class Stream(Protocol):
         ...
 
     async def write(self, data: bytes) -> None:
-        """Send bytes to standard input; returns when they are on their way. Raises `EngineError` when it is
-        closed."""
+        """Send bytes to standard input; returns when they are on their way.
+
+        Raises `EngineError` when it is closed.
+        """
         ...
 
     async def end_input(self) -> None:
@@ -142,11 +145,9 @@ class EngineInfo:
     """What an engine is and what it cannot do. `cannot` holds one sentence for each missing capability.
 
     `rootless`: uid 0 in a container is not uid 0 on the host (rootless, or user namespaces): files of the
-    project
-    belong to the user only when the container runs as 0:0. `local`: the engine sees this machine's file
-    system.
-    `data_root`: the directory, on the engine's machine, of its images and containers; empty when it is not
-    known.
+    project belong to the user only when the container runs as 0:0. `local`: the engine sees this machine's
+    file system. `data_root`: the directory, on the engine's machine, of its images and containers; empty when
+    it is not known.
     """
 
     name: str
@@ -242,8 +243,7 @@ class ContainerFile:
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """`directory` is the build context, `dockerfile` the text to build from (it need not be what is on
-    disk)."""
+    """`directory` is the build context, `dockerfile` the text to build from, whatever is on disk."""
 
     directory: Path
     dockerfile: str
@@ -259,8 +259,7 @@ class BuildProgress:
     """One thing that happened during a build.
 
     `step` of `steps`, and `name`, say where it is (0 of 0: not known); `line` is the 1-based line of the
-    Dockerfile;
-    `log` is output, with its line ends; `image_id` stands in the last value only.
+    Dockerfile; `log` is output, with its line ends; `image_id` stands in the last value only.
     """
 
     step: int = 0
