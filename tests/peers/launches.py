@@ -15,6 +15,7 @@ from jupyter_client.manager import KernelManager
 RECORD = "PEERS_LAUNCHES"
 
 CONTAINER = "container"
+EXPLAINED = "explained"
 HOST = "host"
 
 _launch = KernelManager._async_launch_kernel
@@ -26,7 +27,14 @@ async def _recorded(self: Any, *arguments: Any, **kwargs: Any) -> None:
     # "<file>::<test> (call)"
     test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
     with open(os.environ[RECORD], "a", encoding="utf-8") as file:
-        file.write(f"{test}\t{CONTAINER if info.get('project') else HOST}\n")
+        file.write(f"{test}\t{_place(info)}\n")
+
+
+def _place(info: dict[str, Any]) -> str:
+    """From what the provisioner tells: a project's kernel without a process there is one that explains."""
+    if info.get("process"):
+        return CONTAINER
+    return EXPLAINED if info.get("project") else HOST
 
 
 if RECORD in os.environ:

@@ -10,6 +10,7 @@ from typing import Any
 
 PLACES = {
     "container": "in a container",
+    "explained": "none: the explaining kernel stood in",
     "host": "on the host",
     "none": "no kernel started",
 }
@@ -38,7 +39,8 @@ METHOD = """\
 - Variables that the suites set for their kernels are passed on by name (`Workbench.pass_variables`), and the
   temporary folder in which two notebooks of `nbclient` meet is mounted (`Workbench.mounts`).
 - A launch is recorded after `KernelManager` has done it, in every process: so the table says where the
-  kernels of a test really ran. A test with a kernel in a container and one on the host counts as the former.
+  kernels of a test really ran. A test with kernels in several places counts where one ran that the table
+  names first.
 - Tests that start no kernel run all the same, `ds01-provisioner` being the default.
 - Kernels of specs that belong to no project go through our provisioner to `LocalProvisioner`; of the tests
   that bring provisioners of their own, what runs is those.
@@ -72,7 +74,8 @@ def _rows(result: Result) -> Iterable[str]:
     left_out = len(result.report["left_out"])
     for place, words in PLACES.items():
         outcomes = [counted[place, name] for name in ("passed", "failed", "skipped")]
-        yield _row(result.package, words, [sum(outcomes), *outcomes, ""])
+        if any(outcomes):
+            yield _row(result.package, words, [sum(outcomes), *outcomes, ""])
     outcomes = [sum(counted[p, name] for p in PLACES) for name in ("passed", "failed", "skipped")]
     yield _row(f"**{result.package}**", "**all**", [sum(outcomes) + left_out, *outcomes, left_out])
 

@@ -63,7 +63,7 @@ _read_spec = KernelSpec.from_resource_dir
 def _moved_spec(resource_dir: str) -> KernelSpec:
     """The suite's own kernels are modules that are run; in a container, kernel classes of ipykernel's."""
     spec = _read_spec(resource_dir)
-    module = spec.argv[2] if spec.argv[1:2] == ["-m"] else ""
+    module = spec.argv[2] if spec.argv[1:2] == ["-m"] and len(spec.argv) > 2 else ""
     kernel_class = settings.get("kernels", {}).get(module)
     # A spec that names a provisioner is about that one.
     if kernel_class and "kernel_provisioner" not in spec.metadata:

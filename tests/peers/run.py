@@ -70,6 +70,7 @@ def main() -> int:
     for result in results:
         print(page.failures(result), end="")
     if len(chosen) == len(SUITES) and not arguments.pytest:
+        (ROOT / "docs").mkdir(exist_ok=True)
         (ROOT / "docs" / "peers.md").write_text(page.page(results), encoding="utf-8")
     return int(any(result.status for result in results))
 
