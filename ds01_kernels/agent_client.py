@@ -16,7 +16,6 @@ from typing import Any
 from .agent import protocol
 from .agent_calls import Calls
 from .agent_stream import CONNECT_LIMIT, AgentStream, Welcome, exit_of, field, reach
-from .agent_stream import FIND_PYTHON as FIND_PYTHON
 from .engine import ContainerInfo, Engine
 from .errors import AgentError, EngineError, KernelFailedError, ProtocolError
 

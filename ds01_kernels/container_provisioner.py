@@ -16,13 +16,12 @@ from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 
 from .agent_client import KernelProcess, KernelRequest
 from .connection import PORTS, Channels, inside
-from .containers import WORKSPACE
 from .errors import Ds01Error, NotBuiltError
 from .explaining import ExplainingKernel, Say
 from .launch import Started
 from .projects import Project
 from .text import clean
-from .variables import select
+from .variables import WORKSPACE, select
 from .workbench import Workbench
 
 #: Seconds for which a kernel that was asked to shut down is waited for, before Jupyter looks every 0.1 s.
@@ -122,7 +121,6 @@ class ContainerProvisioner(KernelProvisionerBase):
             kwargs.get("env", {}),
             named=(*self._workbench.pass_variables, *self.kernel_spec.env),
             project=project.path,
-            workspace=WORKSPACE,
         )
         process = f"{os.getpid():x}-{os.urandom(6).hex()}"
         return KernelRequest(

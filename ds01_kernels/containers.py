@@ -12,15 +12,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
-from .agent_client import FIND_PYTHON
+from .agent_stream import FIND_PYTHON
 from .connection import SOCKETS, SocketDirectory
 from .engine import ContainerFile, ContainerInfo, ContainerSpec, Engine, EngineInfo, ImageInfo, Mount
 from .errors import ConflictError, ContainerExitedError, NotBuiltError
 from .projects import Project
 from .settings import Settings
 from .text import clean
+from .variables import WORKSPACE
 
-WORKSPACE = PurePosixPath("/workspace")
 IPYKERNEL = PurePosixPath("/opt/ds01/ipykernel")
 
 LABEL_PROJECT = "ds01-kernels.project"

@@ -48,7 +48,8 @@ class _Station:
 
     running: Running
     agent: Agent
-    prepared: tuple[bool, Mapping[str, str]] | None = None
+    #: None until the agent knows where ipykernel is; then whether that one can encrypt.
+    prepared: bool | None = None
 
 
 class Launcher:
@@ -204,7 +205,7 @@ class Launcher:
 
     async def _prepare(self, station: _Station, *, curve: bool) -> None:
         """Have an ipykernel in place, and the agent's zygote warming."""
-        if station.prepared is not None and (station.prepared[0] or not curve):
+        if station.prepared or (station.prepared is not None and not curve):
             return
         survey = station.agent.survey
         found = survey["ipykernel"]
@@ -214,7 +215,7 @@ class Launcher:
             path = [str(IPYKERNEL / name)]
         env = {name: value for name, value in select(os.environ).plain.items() if is_start_bound(name)}
         station.agent.prepare(path, first=bool(path) and found is not None, env=env)
-        station.prepared = (curve, env)
+        station.prepared = curve
 
 
 def _started(station: _Station, process: KernelProcess) -> Started:

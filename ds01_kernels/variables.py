@@ -57,7 +57,6 @@ def select(
     *,
     named: Collection[str] = (),
     project: os.PathLike[str] | None = None,
-    workspace: PurePosixPath = WORKSPACE,
 ) -> Variables:
     """Choose from `offered`; `named` are further patterns (of the settings, and the names in the kernelspec's
     ``env``).
@@ -74,7 +73,7 @@ def select(
     if "PIP_INDEX_URL" in plain:
         plain["PIP_INDEX_URL"] = without_credentials(plain["PIP_INDEX_URL"])
     if "JPY_SESSION_NAME" in plain and project is not None:
-        plain["JPY_SESSION_NAME"] = _inside(plain["JPY_SESSION_NAME"], project, workspace)
+        plain["JPY_SESSION_NAME"] = _inside(plain["JPY_SESSION_NAME"], project)
     return Variables(plain, files)
 
 
@@ -88,6 +87,6 @@ def without_credentials(url: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
-def _inside(path: str, project: os.PathLike[str], workspace: PurePosixPath) -> str:
+def _inside(path: str, project: os.PathLike[str]) -> str:
     relative = os.path.relpath(path, project)
-    return path if relative.startswith("..") else str(workspace / relative)
+    return path if relative.startswith("..") else str(WORKSPACE / relative)

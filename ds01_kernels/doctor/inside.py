@@ -6,13 +6,14 @@ import os
 from collections.abc import Iterator
 
 from ds01_kernels import ipykernel_store
-from ds01_kernels.containers import WORKSPACE, person_in
+from ds01_kernels.containers import person_in
 from ds01_kernels.doctor.facts import Facts, Inside
 from ds01_kernels.doctor.finding import Finding, failed
 from ds01_kernels.engine import EngineInfo
 from ds01_kernels.errors import Ds01Error, NoPythonError
 from ds01_kernels.projects import Project
 from ds01_kernels.settings import Settings
+from ds01_kernels.variables import WORKSPACE
 
 USUAL = "/usr/bin/python"
 
