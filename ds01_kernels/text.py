@@ -25,3 +25,8 @@ def clean(text: str, *, colours: bool = True) -> str:
     kept = _SEQUENCE.sub(lambda match: (match["colour"] or "") if colours else "", text)
     lines = kept.replace("\r\n", "\n").split("\n")
     return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines)
+
+
+def shown(text: str, most: int = 200) -> str:
+    """A stranger's text on one line: `most` characters of it, and nothing that moves a cursor or the eye."""
+    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text[:most])

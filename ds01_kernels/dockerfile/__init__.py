@@ -31,12 +31,17 @@ inherits from an earlier stage. ONBUILD lines run in another build and count for
 own line pins is a conflict and is not written; one that an own line merely names, or gives a range that the
 new version lies in, is written, as the block runs later.
 
+``edit_requirements`` does the same for a ``requirements.txt``, where a project prefers that file.
+
 The grammar is BuildKit's, by ``e2b-dockerfile-utils`` (Apache-2.0, pure Python, a port of BuildKit's parser).
 """
 
 from .block import Block, find_block
 from .editing import Conflict, Edit, edit
 from .installs import OwnInstall, OwnRequirement, own_installs
+from .pip_command import name_of
+from .requirement import read_requirements
+from .requirements_file import edit_requirements
 from .syntax import Dockerfile, Instruction, Stage, parse
 
 __all__ = [
@@ -49,7 +54,10 @@ __all__ = [
     "OwnRequirement",
     "Stage",
     "edit",
+    "edit_requirements",
     "find_block",
+    "name_of",
     "own_installs",
     "parse",
+    "read_requirements",
 ]

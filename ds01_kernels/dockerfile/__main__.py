@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from ..errors import BadInputError
+from ..text import shown
 from .editing import Conflict, edit
-from .syntax import shown
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,9 +6,10 @@ import re
 from dataclasses import dataclass
 
 from ..errors import BadInputError
+from ..text import shown
 from .pip_command import PipInstall, parsed, pip_install
 from .runs import is_shell, shell_form
-from .syntax import Dockerfile, Instruction, Stage, is_blank, is_comment, shown
+from .syntax import Dockerfile, Instruction, Stage, is_blank, is_comment
 
 HEADING = "# Custom additional packages"
 # DS01 finds its heading by how the line begins; a hand-written one may differ in case and blanks.

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from itertools import pairwise, takewhile
 
 from ..errors import BadInputError
+from ..requirement import Wanted
 from .block import HEADING, Block, check_shell, find_block, user_to_give_back
 from .installs import OwnInstall, own_installs
 from .pip_command import PipInstall, name_of
-from .requirement import Wanted, read_names, read_pip, read_requirements
+from .requirement import read_names, read_pip, read_requirements
 from .shell import quoted
 from .syntax import Dockerfile, Instruction, Stage, is_comment, parse
 

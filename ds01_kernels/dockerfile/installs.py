@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..requirement import Wanted
 from .block import find_block
 from .pip_command import name_of, parsed, pip_install
-from .requirement import Wanted
 from .runs import commands
 from .syntax import Dockerfile, Stage
 

@@ -152,5 +152,6 @@ def name_of(requirement: str) -> str | None:
 def parsed(requirement: str) -> Requirement | None:
     try:
         return Requirement(requirement)
-    except InvalidRequirement:
+    # The parser calls itself for each bracket of a marker.
+    except (InvalidRequirement, RecursionError):
         return None

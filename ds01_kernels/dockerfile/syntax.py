@@ -11,6 +11,7 @@ from e2b_dockerfile_utils import DockerfileInstruction, DockerfileSyntaxError, p
 from e2b_dockerfile_utils.lexer import is_space
 
 from ..errors import BadInputError
+from ..text import shown
 
 BOM = "\ufeff"
 MOST_CHARACTERS = 1_000_000
@@ -248,8 +249,3 @@ def is_blank(line: str) -> bool:
 def trimmed(line: str) -> str:
     """Without its leading blanks, by Go's notion of a blank, which is not quite Python's."""
     return line[next((index for index, one in enumerate(line) if not is_space(one)), len(line)) :]
-
-
-def shown(text: str) -> str:
-    """A stranger's text within a sentence: short, and nothing in it that moves a cursor."""
-    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)[:200]
