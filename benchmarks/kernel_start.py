@@ -8,19 +8,14 @@ standard output.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
-import logging
-import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ds01_kernels.errors import Ds01Error
-
 from . import cases, peers, report
-from .measure import Case, Sample, WrongAnswerError, measure
+from .conduct import conduct, rounds, say
+from .measure import Case, Sample, measure
 from .peers import PIP_INSTALL
 from .stage import BASE_IMAGE, Stage, installed
 
@@ -32,46 +27,22 @@ Ratios: starts to the local kernel's start, restarts to the local kernel's resta
 
 def main() -> int:
     arguments = _arguments()
-    # To end by SIGTERM or with the terminal is to end by Ctrl-C; a script's background job would ignore that.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    for signum in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, lambda *_: os.kill(os.getpid(), signal.SIGINT))
-    # What peers log of each start is not of interest here.
-    logging.getLogger("traitlets").setLevel(logging.CRITICAL)
-    stage = Stage()
-    try:
-        return asyncio.run(_run(stage, arguments))
-    except KeyboardInterrupt:
-        _say("Interrupted; removing what this run has made.")
-        return 130
-    except (Ds01Error, WrongAnswerError, TimeoutError) as error:
-        _say(f"{type(error).__name__}: {error}\n{stage.log_end()}".rstrip())
-        return 1
-    finally:
-        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(signum, signal.SIG_IGN)
-        stage.remove()
+    return conduct(lambda stage: _run(stage, arguments))
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kernel_start", description=__doc__)
     keys = (*cases.OWN_KEYS, *peers.PEER_KEYS)
-    parser.add_argument("--rounds", type=_rounds, default=10, help="how many count (default 10)")
+    parser.add_argument("--rounds", type=rounds, default=10, help="how many count (default 10)")
     parser.add_argument("--cases", nargs="+", choices=keys, default=keys, metavar="CASE", help=" ".join(keys))
     parser.add_argument("--image", help="one with ipykernel; else one is built with the host's version")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples there")
     return parser.parse_args()
 
 
-def _rounds(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of rounds: give 1 or more.")
-    return int(text)
-
-
-async def _run(stage: Stage, arguments: argparse.Namespace) -> int:
+async def _run(stage: Stage, arguments: argparse.Namespace) -> None:
     facts = {"run": stage.run, "rounds": arguments.rounds, "load at start": report.load()}
-    _say(f"Run {stage.run}: preparing images.")
+    say(f"Run {stage.run}: preparing images.")
     await _prepare_image(stage, arguments.image)
     chosen, left_out = await _make_cases(stage, arguments.cases)
     await stage.keep()
@@ -83,8 +54,6 @@ async def _run(stage: Stage, arguments: argparse.Namespace) -> int:
     _print(rows, facts)
     if arguments.json:
         arguments.json.write_text(json.dumps(report.as_json(rows, facts), indent=1) + "\n", encoding="utf-8")
-    await stage.engine.close()
-    return 0
 
 
 async def _prepare_image(stage: Stage, given: str | None) -> None:
@@ -102,15 +71,15 @@ async def _make_cases(stage: Stage, keys: Sequence[str]) -> tuple[list[Case], di
             made.append(await (peers if key in peers.PEER_KEYS else cases).make(stage, key))
         except cases.UnavailableError as error:
             left_out[key] = str(error)
-            _say(f"{key} is left out: {error}")
+            say(f"{key} is left out: {error}")
     return made, left_out
 
 
-async def _measure_rounds(chosen: list[Case], rounds: int, left_out: dict[str, str]) -> list[report.Row]:
+async def _measure_rounds(chosen: list[Case], count: int, left_out: dict[str, str]) -> list[report.Row]:
     samples: dict[str, list[Sample]] = {case.key: [] for case in chosen}
     about: dict[str, dict[str, str]] = {}
-    for number in range(rounds + 1):
-        _say("Round 0, to warm up." if number == 0 else f"Round {number} of {rounds}.")
+    for number in range(count + 1):
+        say("Round 0, to warm up." if number == 0 else f"Round {number} of {count}.")
         start = number % len(chosen)
         for case in [*chosen[start:], *chosen[:start]]:
             if case.key in left_out:
@@ -121,7 +90,7 @@ async def _measure_rounds(chosen: list[Case], rounds: int, left_out: dict[str, s
                 if not case.peer:
                     raise
                 left_out[case.key] = f"{type(error).__name__} in round {number}: {error}"
-                _say(f"{case.key} is left out: {left_out[case.key]}")
+                say(f"{case.key} is left out: {left_out[case.key]}")
                 continue
             if number > 0:
                 samples[case.key].append(sample)
@@ -143,10 +112,6 @@ def _print(rows: Sequence[report.Row], facts: dict[str, object]) -> None:
     for kernel, keys in report.kernels(rows).items():
         print(f"{'kernels:':<10}{kernel}: {', '.join(keys)}")
     print(f"{'load:':<10}{facts['load at start']} at first, {facts['load at end']} at last (1, 5, 15 min)")
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

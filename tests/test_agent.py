@@ -24,10 +24,11 @@ import pytest
 from jupyter_client.asynchronous.client import AsyncKernelClient
 
 from ds01_kernels.agent import logs, protocol
-from ds01_kernels.agent_client import Agent, Exit, Identity, KernelProcess, KernelRequest, Limits
+from ds01_kernels.agent_client import Agent, Identity, KernelProcess, KernelRequest, Limits
 from ds01_kernels.agent_stream import programs
 from ds01_kernels.engine import ContainerSpec
 from ds01_kernels.errors import AgentError, KernelFailedError
+from ds01_kernels.exits import Cause, Exit
 from ds01_kernels.testing import FakeEngine
 
 LIMIT = 60.0
@@ -591,7 +592,7 @@ def test_what_a_kernel_logged_last_is_told(site: Site) -> None:
         await site.submit(process, "import os; get_ipython().kernel.log.error('out of luck'); os._exit(3)")
         assert process.exit is not None
         assert process.exit.code == 3
-        assert "out of luck" in process.exit.reason
+        assert "out of luck" in process.exit.detail
         await agent.close()
 
     run(site, work)
@@ -796,7 +797,7 @@ def test_when_the_agent_is_killed_its_kernels_die_and_the_client_says_so(site: S
         far = int(await site.run(process, CHILD.format(", start_new_session=True"), "child"))
         (zygote,) = site.zygotes(process)
         kill(site.agent_pid(), signal.SIGKILL)
-        assert await process.ended() == Exit(-9, "the agent in the container was ended")
+        assert await process.ended() == Exit(-9, Cause.AGENT)
         await wait_until(lambda: not lives(process.pid) and not lives(zygote))
         # The next agent ends what the killed one could not.
         await wait_until(lambda: not lives(child) and not lives(far))

@@ -13,17 +13,20 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Set
 
-from . import loaded, logs, processes
+from . import loaded, logs, memory, processes
 from .client import SOCKETS, Client, Session
 from .kernels import Kernel
+from .paths import prepare_user_site
 from .starter import Starter
-from .survey import prepare_user_site, survey
+from .survey import survey
+from .watch import PackageWatch
 
 #: Seconds.
 IDLE_LIMIT = 900.0
-LOG_PAUSE = 30.0
+LOG_PAUSE = 5.0
+MEMORY_PAUSE = 5.0
 
 
 def main() -> None:
@@ -43,6 +46,10 @@ class Agent:
         self.path = path
         self.folder = os.path.dirname(path)
         self.survey = survey()
+        self.memory = memory.Watch()
+        self.packages = PackageWatch(self.folder, self._packages_changed)
+        #: Those that have said hello.
+        self.sessions: Set[Session] = set()
         self.clients: Dict[str, Client] = {}
         self.kernels: Dict[str, Kernel] = {}
         self.starter = Starter(loaded, self.folder, self._on_ready)
@@ -57,6 +64,7 @@ class Agent:
         for signum in (signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(signum, lambda: None)
         loop.add_signal_handler(signal.SIGTERM, self._over.set)
+        self.packages.start()
         _remove(self.path)
         self._sweep()
         server = await asyncio.start_unix_server(self._accept, self.path)
@@ -66,6 +74,7 @@ class Agent:
         self._needed = loop.time()
         self._check_idle()
         self._check_logs()
+        self._check_memory()
         await self._over.wait()
         # First, so that no relay finds it and is then turned away; and never that of a successor.
         if _inode(self.path) == ours:
@@ -75,12 +84,12 @@ class Agent:
             kernel.end()
         self.starter.close()
 
-    def count(self) -> int:
-        """How many kernels run here, those of agents of other versions, which run beside, included."""
+    def all_kernels(self) -> List[str]:
+        """The ids of the kernels that run here, those of agents of other versions, which run beside, included."""
         files = processes.open_files()
         folder = os.path.realpath(self.folder)
         beside = [id_ for id_ in _with_files(self.folder) if os.path.join(folder, id_ + ".log") in files]
-        return len({*self.kernels, *beside})
+        return sorted({*self.kernels, *beside})
 
     def _sweep(self) -> None:
         """Remove the files of kernels whose agent was killed, with its container or alone."""
@@ -88,7 +97,8 @@ class Agent:
             return  # and may be starting some
         for kernel_id in _with_files(self.folder):
             sockets = ["%s/%s-%d" % (SOCKETS, kernel_id, port) for port in range(1, 6)]
-            for name in [os.path.join(self.folder, kernel_id + end) for end in (".log", ".json")] + sockets:
+            files = [os.path.join(self.folder, kernel_id + end) for end in (".log", ".json", ".notice")]
+            for name in files + sockets:
                 _remove(name)
 
     def claim(self, pid: int) -> Optional[int]:
@@ -101,6 +111,18 @@ class Agent:
         """Exits that no starting kernel will claim any more: a later process may have the same pid."""
         if not self._is_starting():
             self._unclaimed.clear()
+
+    def session_began(self, session: Session) -> None:
+        self.sessions.add(session)
+        self.packages.set_active(True)
+
+    def session_ended(self, session: Session) -> None:
+        self.sessions.discard(session)
+        self.packages.set_active(bool(self.sessions))
+
+    def _packages_changed(self) -> None:
+        for session in list(self.sessions):
+            session.send(kind="packages-changed")
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await Session(self, reader, writer).run()
@@ -151,6 +173,10 @@ class Agent:
         for path in [self.path + ".log", *(kernel.request.log for kernel in self.kernels.values())]:
             logs.shorten(path)
         asyncio.get_running_loop().call_later(LOG_PAUSE, self._check_logs)
+
+    def _check_memory(self) -> None:
+        self.memory.look()
+        asyncio.get_running_loop().call_later(MEMORY_PAUSE, self._check_memory)
 
 
 def _with_files(folder: str) -> List[str]:

@@ -6,11 +6,13 @@ import asyncio
 import json
 import math
 import os
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Set
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Coroutine, Dict, List, Optional, Set
 
 from . import logs, processes, protocol
 from .kernel import Request
 from .kernels import Kernel
+from .survey import installing
 
 if TYPE_CHECKING:
     from .agent import Agent
@@ -21,6 +23,11 @@ LONGEST_GRACE = 24 * 3600.0
 EXITS_KEPT = 100
 #: Bytes that wait for a client that does not read, until it is given up.
 UNREAD_LIMIT = 2 * protocol.MAX_FRAME
+#: Seconds that a kernel waits for the list of what is installed, and requirements kept of one install.
+BASELINE_LIMIT = 20.0
+SPECS_KEPT = 1000
+#: Characters of what a kernel is to say of the one before it.
+NOTICE_LIMIT = 2000
 
 #: In the container, the folder that the engine mounts from the host: kernels' sockets go there.
 SOCKETS = "/run/ds01"
@@ -95,7 +102,7 @@ class Session:
         self._reader = reader
         self._writer = writer
         self._client: Optional[Client] = None
-        self._starting: Set[asyncio.Future[None]] = set()
+        self._following: Set[asyncio.Future[None]] = set()
 
     async def run(self) -> None:
         decoder = protocol.Decoder()
@@ -112,6 +119,7 @@ class Session:
         finally:
             timer.cancel()
             self.close()
+            self.agent.session_ended(self)
             if self._client is not None:
                 self._client.disconnected(self)
 
@@ -176,6 +184,7 @@ class Session:
             exits=client.exits,
             ended=ended,
         )
+        agent.session_began(self)
 
     def on_prepare(self, client: Client, message: protocol.Message) -> None:
         path = message["path"]
@@ -199,16 +208,24 @@ class Session:
                 return
             request = _request(self.agent, client, message)
             _write_private(request.connection_file, json.dumps(message["connection"]))
+            if request.notice:
+                _write_private(request.notice, message["notice"][:NOTICE_LIMIT])
         except Exception as error:
             client.send(kind="error", call=call, message=_reason(error))
             return
-        # It is known at once, since the next message may be to end it. asyncio keeps only weak references to
-        # tasks.
-        starting = asyncio.ensure_future(self._start(Kernel(client, request, call)))
-        self._starting.add(starting)
-        starting.add_done_callback(self._starting.discard)
+        # It is known at once, since the next message may be to end it.
+        self._follow(self._start(Kernel(client, request, call)))
+
+    def _follow(self, work: Coroutine[Any, Any, None]) -> None:
+        # asyncio keeps only weak references to tasks.
+        task = asyncio.ensure_future(work)
+        self._following.add(task)
+        task.add_done_callback(self._following.discard)
 
     async def _start(self, kernel: Kernel) -> None:
+        # What its cells install is to be seen as a change.
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.shield(self.agent.packages.baseline), BASELINE_LIMIT)
         try:
             pid, how, note = await self.agent.starter.start(kernel.request)
         except Exception as error:
@@ -242,7 +259,35 @@ class Session:
         client.end()
 
     def on_count(self, client: Client, message: protocol.Message) -> None:
-        self.send(kind="counted", call=message.get("call"), kernels=self.agent.count())
+        kernels = self.agent.all_kernels()
+        self.send(kind="counted", call=message.get("call"), kernels=len(kernels), ids=kernels)
+
+    def on_packages(self, client: Client, message: protocol.Message) -> None:
+        self._follow(self._list(message.get("call")))
+
+    async def _list(self, call: object) -> None:
+        try:
+            listed = await self.agent.packages.listed()
+            listed.update(await asyncio.get_running_loop().run_in_executor(None, installing))
+        except Exception as error:
+            self.send(kind="error", call=call, message=_reason(error))
+        else:
+            self.send(kind="listed", call=call, **listed)
+
+    def on_asked(self, client: Client, message: protocol.Message) -> None:
+        specs = message["specs"]
+        if not isinstance(specs, list) or not all(isinstance(spec, str) for spec in specs):
+            raise ValueError("specs that are no list of texts")
+        self.agent.packages.add_asked(specs[:SPECS_KEPT])
+
+    def on_replace(self, client: Client, message: protocol.Message) -> None:
+        """This container has a successor: whoever has one of those kernels is to restart it there."""
+        wanted = message["kernels"]
+        if wanted is not None and not isinstance(wanted, list):
+            raise ValueError("kernels that are no list")
+        for owner in list(self.agent.clients.values()):
+            kernels = [kernel for kernel in owner.kernels if wanted is None or kernel in wanted]
+            owner.send(kind="replaced", kernels=kernels)
 
 
 def _request(agent: Agent, client: Client, message: protocol.Message) -> Request:
@@ -271,6 +316,7 @@ def _request(agent: Agent, client: Client, message: protocol.Message) -> Request
         connection_file=os.path.join(agent.folder, kernel_id + ".json"),
         log=os.path.join(agent.folder, kernel_id + ".log"),
         sockets=_text(message["connection"], "ip"),
+        notice=os.path.join(agent.folder, kernel_id + ".notice") if _has_notice(message) else "",
     )
 
 
@@ -283,6 +329,10 @@ def _text(message: protocol.Message, name: str) -> str:
     if not isinstance(value, str):
         raise TypeError("%s is no text" % name)
     return value
+
+
+def _has_notice(message: protocol.Message) -> bool:
+    return bool(message.get("notice")) and bool(_text(message, "notice"))
 
 
 def _variables(message: protocol.Message, name: str) -> Dict[str, str]:
@@ -321,5 +371,5 @@ def _read_nonce(name: str) -> str:
 
 def _write_private(path: str, text: str) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as output:
+    with os.fdopen(descriptor, "w", encoding="utf-8") as output:
         output.write(text)

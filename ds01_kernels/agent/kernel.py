@@ -12,7 +12,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any, Dict, List
 
-from . import processes
+from . import previous, processes
 
 #: Variables that the interpreter or the loader read once, when the process starts: a fork cannot apply them.
 START_BOUND = ("PYTHON", "LD_", "LC_", "MALLOC_", "GLIBC_")
@@ -44,7 +44,10 @@ class Setup:
 
 @dataclass(frozen=True)
 class Request:
-    """One kernel: `env` holds all its variables; its sockets are ``<sockets>-1`` to ``-5``."""
+    """One kernel: `env` holds all its variables; its sockets are ``<sockets>-1`` to ``-5``.
+
+    `notice` is a file with what is to be said in its first cell, or nothing.
+    """
 
     kernel: str
     cwd: str
@@ -53,6 +56,7 @@ class Request:
     connection_file: str
     log: str
     sockets: str
+    notice: str = ""
 
     def encode(self) -> bytes:
         content = json.dumps(asdict(self)).encode("ascii")
@@ -93,14 +97,19 @@ def _run(request: Request, line: socket.socket) -> None:
     _settle(request)
     from ipykernel.kernelapp import IPKernelApp
 
+    from . import notices
+
     # Process 1 as the parent to watch means none: the agent watches, and no note on stopping by hand is
     # printed.
     own = ["-f", request.connection_file, "--IPKernelApp.parent_handle=1"]
     sys.argv = ["ipykernel_launcher", *own, *request.arguments]
     app: Any = IPKernelApp.instance()
     app.initialize(sys.argv[1:])
+    if request.notice:
+        previous.announce(app.shell, request.notice)
     line.sendall(READY)
     line.close()
+    notices.attach(app.shell)
     app.start()
 
 

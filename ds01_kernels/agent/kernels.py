@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Optional
+import signal
+from typing import TYPE_CHECKING, Any, Dict, Optional
 
 from . import logs, processes
 
@@ -60,11 +61,22 @@ class Kernel:
     def exited(self, code: int) -> None:
         """Its process has ended: end what it left, remove its files, tell the client."""
         processes.end_kernel(self.id, self.pid)
-        detail = "" if self.ready and code == 0 else logs.tail(self.request.log)
+        ended = self._exit(code)
         self._remove()
-        self.client.remember(self.id, {"code": code, "detail": detail})
-        self.client.send(kind="exited", kernel=self.id, code=code, detail=detail)
+        self.client.remember(self.id, ended)
+        self.client.send(kind="exited", kernel=self.id, **ended)
         self.client.close_when_over()
+
+    def _exit(self, code: int) -> Dict[str, Any]:
+        by_others = code == -signal.SIGKILL and not self._ending
+        cause, limit = self.client.agent.memory.blame() if by_others else ("", 0)
+        return {
+            "code": code,
+            "detail": "" if self.ready and code == 0 else logs.tail(self.request.log),
+            "cause": cause,
+            "limit": limit,
+            "heard": not (self.request.notice and os.path.exists(self.request.notice)),
+        }
 
     def belongs_to(self, client: Client) -> None:
         """Another client has taken it over."""
@@ -83,7 +95,7 @@ class Kernel:
         self.client.kernels.pop(self.id, None)
         agent.kernels.pop(self.id, None)
         agent.forget_unclaimed()
-        files = [self.request.log, self.request.connection_file]
+        files = [self.request.log, self.request.connection_file, self.request.notice]
         files += ["%s-%d" % (self.request.sockets, port) for port in range(1, 6)]
         for name in files:
             try:

@@ -12,17 +12,26 @@ hello              client    protocol, client, owner, grace (s), nonce
 welcome            agent     protocol, pid, survey, nonce, kernels {id: pid or null}, ready [id],
                              exits {id: exit}, ended [id]
 prepare            client    path, first, env: what the zygote is to be started with
-spawn              client    call, kernel, cwd, env, files, connection, arguments
+spawn              client    call, kernel, cwd, env, files, connection, arguments, notice: what its first
+                             cell is to say of the process before it
 spawned            agent     call, kernel, pid, how ("fork", "start"), note
 ready              agent     kernel: its five sockets are bound
 signal             client    kernel, signum
 end                client    kernel: SIGKILL to all that is left of it
-exited             agent     kernel, code (as `subprocess.Popen.returncode`), detail
+exited             agent     kernel, code (as `subprocess.Popen.returncode`), detail, cause (see `memory`),
+                             limit (bytes), heard: whether the notice was said
 adopt              client    call, kernel, client: the one that has it now
 adopted            agent     call, pid
 goodbye            client    its kernels are to end now
 count              client    call
-counted            agent     call, kernels: of all clients
+counted            agent     call, kernels: of all clients, ids: theirs
+replace            client    kernels [id], or null for all: they are to be restarted in another container
+replaced           agent     kernels [id]: those of them that are this client's
+packages           client    call
+listed             agent     call, python, markers {name: value}, packages [see `packages`], broken [{path,
+                             reason}], pip, externally_managed (see `survey.installing`)
+packages-changed   agent     to every client: the packages differ from those of the last time
+asked              client    specs: requirements that it is about to install, as the user typed them
 error              agent     call, message: that call failed, the stream goes on
 =================  ========  ==============================================================================
 """

@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set, Tuple
 
 from . import processes
 from .kernel import PID, Request, Setup, is_start_bound
-from .survey import kernel_path
+from .paths import kernel_path, user_site
 from .zygote import Stamp, read_stamp
 
 #: Seconds until a zygote that says nothing is given up, and a process that was to report itself.
@@ -282,7 +282,8 @@ def read_site(setup: Setup) -> Site:
     if not setup.first:
         for folder in setup.path:
             standing_in.update(_listdir(folder))
-    for folder in kernel_path():
+    # The user's in any case: a venv that does not heed it loses nothing by a new zygote.
+    for folder in dict.fromkeys([*kernel_path(), user_site()]):
         if folder.endswith("-packages"):
             folders[folder] = read_stamp(folder)
             for name in _listdir(folder):

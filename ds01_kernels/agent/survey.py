@@ -6,11 +6,17 @@ import os
 import platform
 import re
 import shutil
+import subprocess
 import sys
 import sysconfig
-from contextlib import suppress
+from functools import lru_cache
 from importlib import metadata
 from typing import Any, Dict, List, Optional, Tuple
+
+from .paths import kernel_path
+
+#: Seconds for another interpreter to say where it is.
+PREFIX_LIMIT = 10.0
 
 
 def survey() -> Dict[str, Any]:
@@ -34,33 +40,47 @@ def survey() -> Dict[str, Any]:
     }
 
 
-def prepare_user_site() -> None:
-    """Make the user's site-packages exist, so that it stands on every kernel's path from the start.
+def markers() -> Dict[str, str]:
+    """https://packaging.python.org/en/latest/specifications/dependency-specifiers/#environment-markers"""
+    system = os.uname()
+    number = sys.implementation.version
+    kind = "" if number.releaselevel == "final" else "%s%d" % (number.releaselevel[0], number.serial)
+    return {
+        "implementation_name": sys.implementation.name,
+        "implementation_version": "%d.%d.%d%s" % (*number[:3], kind),
+        "os_name": os.name,
+        "platform_machine": system.machine,
+        "platform_python_implementation": platform.python_implementation(),
+        "platform_release": system.release,
+        "platform_system": system.sysname,
+        "platform_version": system.version,
+        "python_full_version": platform.python_version(),
+        "python_version": "%d.%d" % sys.version_info[:2],
+        "sys_platform": sys.platform,
+    }
 
-    `site` adds it only when it is there at start-up (https://docs.python.org/3/library/site.html): a first
-    ``pip install`` into a missing one would not be importable without a restart.
+
+@lru_cache(maxsize=1)
+def installing() -> Dict[str, Any]:
+    """A dict: pip, the command that installs for this interpreter, and externally_managed: PEP 668 forbids it.
+
+    It may run the interpreter that ``pip`` on the PATH belongs to.
     """
-    # A read-only home: pip will say so itself.
-    with suppress(OSError):
-        os.makedirs(_user_site(), exist_ok=True)
-
-
-def kernel_path() -> List[str]:
-    """The folders in which a kernel of this interpreter finds packages; the agent itself runs isolated."""
-    inherited = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    return inherited + [entry for entry in sys.path if entry] + [_user_site()]
+    own = _pip()
+    here = "%s %s" % (sys.prefix, sys.version_info[:2])
+    is_ours = own is not None and (own == sys.executable or _prefix(own) == here)
+    # https://packaging.python.org/en/latest/specifications/externally-managed-environments/
+    mark = os.path.join(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED")
+    return {
+        "pip": "pip" if is_ours else "%s -m pip" % sys.executable,
+        "externally_managed": os.path.exists(mark) and sys.prefix == sys.base_prefix,
+    }
 
 
 def _implementation() -> str:
     # Free-threaded builds load none of the ordinary extension modules.
     threaded = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
     return sys.implementation.name + ("-freethreaded" if threaded else "")
-
-
-def _user_site() -> str:
-    # Not site.getusersitepackages(): in isolated mode `site` leaves PYTHONUSERBASE aside.
-    base = os.environ.get("PYTHONUSERBASE") or os.path.expanduser(os.path.join("~", ".local"))
-    return sysconfig.get_path("purelib", "posix_user", vars={"userbase": base})
 
 
 def _version(name: str) -> Optional[str]:
@@ -82,6 +102,18 @@ def _pip() -> Optional[str]:
         return None
     words = first[2:].decode("utf-8", "replace").split() if first.startswith(b"#!") else []
     return words[-1] if words else None
+
+
+def _prefix(python: str) -> Optional[str]:
+    """Where that interpreter's packages belong; None when it cannot be run."""
+    code = "import sys; print(sys.prefix, sys.version_info[:2])"
+    try:
+        done = subprocess.run(
+            [python, "-I", "-c", code], stdout=subprocess.PIPE, timeout=PREFIX_LIMIT, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout[:4096].decode("utf-8", "replace").strip()
 
 
 def _libc() -> Tuple[str, List[int]]:

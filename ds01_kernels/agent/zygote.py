@@ -79,6 +79,7 @@ def _preload(setup: kernel.Setup) -> Dict[str, Stamp]:
     began = time.time_ns()
     setup.put_on_path()
     importlib.import_module("ipykernel.kernelapp")
+    importlib.import_module(kernel.__package__ + ".notices")
     for name in LATE_IMPORTS:
         with suppress(Exception):
             importlib.import_module(name)
