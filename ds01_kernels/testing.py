@@ -7,14 +7,10 @@ of this machine, so that streams, exit codes and large data are what they are wi
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import secrets
 import signal
-import struct
-import termios
-from asyncio import StreamReader, StreamWriter
-from asyncio.subprocess import PIPE, Process
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -41,9 +37,9 @@ from ds01_kernels.errors import (
     EngineError,
     NotFoundError,
 )
+from ds01_kernels.testing_stream import started
 
 _FILE_LIMIT = 1024 * 1024
-_ERRORS_KEPT = 16 * 1024
 
 
 class FakeEngine:
@@ -109,12 +105,13 @@ class FakeEngine:
         for number, (line, keyword) in enumerate(steps, 1):
             words = lines[line - 1].split()
             name = " ".join(words)
-            yield BuildProgress(number, len(steps), name, line, log=f"Step {number}/{len(steps)} : {name}\n")
+            yield BuildProgress(number, len(steps), name, line)
             await asyncio.sleep(0)
             missing = keyword == "FROM" and self._identity("".join(words[1:2])) is None
             if missing or (keyword == "RUN" and words[1:] == ["false"]):
                 message = f"The build failed at line {line} of the Dockerfile: `{name}`."
                 raise BuildFailedError(message, line=line, log=name)
+            yield BuildProgress(number, len(steps), name, line, seconds=0.0)
         image = self.add_image(request.tag, labels=request.labels)
         yield BuildProgress(len(steps), len(steps), name, line, image_id=image.id)
 
@@ -144,6 +141,11 @@ class FakeEngine:
         if identity not in self._tags.values():
             del self._images[identity]
 
+    async def images(self, labels: Mapping[str, str]) -> list[ImageInfo]:
+        self._fail("images")
+        found = [self._image_info(identity) for identity in self._images]
+        return [image for image in found if labels.items() <= image.labels.items()]
+
     async def containers(self, labels: Mapping[str, str]) -> list[ContainerInfo]:
         self._fail("containers")
         everyone = self._containers.values()
@@ -164,6 +166,17 @@ class FakeEngine:
         info = ContainerInfo(secrets.token_hex(32), spec.name, "created", image_id, spec.labels, made)
         self._containers[spec.name] = _Container(spec, info, dict(self._image_files[image_id]))
         return info
+
+    async def rename(self, container: str, name: str) -> None:
+        self._fail("rename")
+        found = self._at(container)
+        if found.spec.name == name:
+            return
+        if name in self._containers:
+            raise ConflictError(f"The container name {name} is already in use.")
+        del self._containers[found.spec.name]
+        found.spec, found.info = replace(found.spec, name=name), replace(found.info, name=name)
+        self._containers[name] = found
 
     async def start(self, container: str) -> None:
         self._fail("start")
@@ -216,11 +229,11 @@ class FakeEngine:
         variables = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         variables |= {**self._images[found.info.image_id].env, **found.spec.env, **(env or {})}
         try:
-            stream = await _started(argv, variables, found.host_directory(cwd), terminal)
+            stream = await started(argv, variables, found.host_directory(cwd), terminal)
         except OSError as error:
             # Docker tells it in the output, and by the exit code.
             said = f"OCI runtime exec failed: exec: {argv[0]!r}: {error.strerror}"
-            stream = await _started(["/bin/sh", "-c", 'echo "$0"; exit 126', said], variables, None, terminal)
+            stream = await started(["/bin/sh", "-c", 'echo "$0"; exit 126', said], variables, None, terminal)
         found.processes.append(stream.process)
         self._processes.append(stream.process)
         return stream
@@ -298,103 +311,3 @@ class _Container:
             if wanted.is_relative_to(mount.target):
                 return str(mount.source / wanted.relative_to(mount.target))
         return None
-
-
-async def _started(argv: Sequence[str], env: Mapping[str, str], cwd: str | None, pty: bool) -> _LocalStream:
-    ours, theirs = os.openpty() if pty else (-1, PIPE)
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *argv, stdin=theirs, stdout=theirs, stderr=theirs, env=env, cwd=cwd, start_new_session=True
-        )
-    except OSError:
-        if pty:
-            os.close(ours)
-        raise
-    finally:
-        if pty:
-            os.close(theirs)
-    if process.stdin and process.stdout:
-        return _LocalStream(process, process.stdout, process.stdin, None)
-    loop, reader = asyncio.get_running_loop(), StreamReader()
-    protocol = asyncio.StreamReaderProtocol(reader)
-    await loop.connect_read_pipe(lambda: protocol, os.fdopen(ours, "rb", 0))
-    flow = asyncio.streams.FlowControlMixin
-    transport, writing = await loop.connect_write_pipe(flow, os.fdopen(os.dup(ours), "wb", 0))
-    return _LocalStream(process, reader, StreamWriter(transport, writing, None, loop), ours)
-
-
-class _LocalStream:
-    """A process of this machine as a `Stream`."""
-
-    def __init__(self, process: Process, reader: StreamReader, writer: StreamWriter, pty: int | None) -> None:
-        self.process = process
-        self._reader, self._writer, self._terminal = reader, writer, pty
-        self._errors = bytearray()
-        self._collecting = asyncio.create_task(self._collect())
-        self._draining: asyncio.Task[None] | None = None
-        self._input_ended = False
-        self._ended = False
-
-    async def read(self) -> bytes:
-        if self._draining:
-            return b""
-        try:
-            data = await self._reader.read(64 * 1024)
-        except OSError:
-            # So a terminal says that its last process has gone.
-            data = b""
-        if not data:
-            await asyncio.shield(self._collecting)
-            self._ended = True
-        return data
-
-    async def write(self, data: bytes) -> None:
-        if self._draining or self._ended or self._input_ended:
-            raise EngineError("Nothing more can be sent to the command: it, or its input, has ended.")
-        try:
-            self._writer.write(data)
-            await self._writer.drain()
-        except OSError as error:
-            raise EngineError("The command no longer reads what is sent to it: it has ended.") from error
-
-    async def end_input(self) -> None:
-        if self._input_ended or self._draining or self._ended:
-            return
-        with suppress(OSError, EngineError):
-            if self._terminal is not None:
-                await self.write(b"\x04")
-            else:
-                await self._writer.drain()
-                self._writer.close()
-        self._input_ended = True
-
-    async def resize(self, columns: int, rows: int) -> None:
-        if self._terminal is not None and not self._ended:
-            fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-
-    async def exit_code(self) -> int | None:
-        if self._ended:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self.process.wait(), 1.0)
-        code = self.process.returncode
-        # Docker adds 128 to the signal that ended a command.
-        return 128 - code if code is not None and code < 0 else code
-
-    @property
-    def errors(self) -> str:
-        return self._errors.decode("utf-8", "replace")
-
-    async def close(self) -> None:
-        if self._draining is None:
-            self._draining = asyncio.create_task(self._drain())
-            self._writer.close()
-
-    async def _collect(self) -> None:
-        while self.process.stderr and (data := await self.process.stderr.read(64 * 1024)):
-            self._errors = (self._errors + data)[-_ERRORS_KEPT:]
-
-    async def _drain(self) -> None:
-        """The command runs on when its stream is closed, so its output must go somewhere."""
-        with suppress(OSError):
-            while await self._reader.read(64 * 1024):
-                pass

@@ -45,6 +45,10 @@ class Engine(Protocol):
         """Remove a tag, or an image by id. No error when it is not there."""
         ...
 
+    async def images(self, labels: Mapping[str, str]) -> list[ImageInfo]:
+        """All images, with a tag or without, that carry every one of `labels`."""
+        ...
+
     async def containers(self, labels: Mapping[str, str]) -> list[ContainerInfo]:
         """All containers, running or not, that carry every one of `labels`."""
         ...
@@ -55,6 +59,10 @@ class Engine(Protocol):
 
     async def create(self, spec: ContainerSpec) -> ContainerInfo:
         """Create a container and leave it stopped. Raises `ConflictError` when the name is taken."""
+        ...
+
+    async def rename(self, container: str, name: str) -> None:
+        """Give it another name, if it has not got it. Raises `ConflictError` when another has it."""
         ...
 
     async def start(self, container: str) -> None:
@@ -243,7 +251,12 @@ class ContainerFile:
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """`directory` is the build context, `dockerfile` the text to build from, whatever is on disk."""
+    """`directory` is the build context, `dockerfile` the text to build from, whatever is on disk.
+
+    `files` are texts that take the place of files in the context, by their paths in it. `args` stay readable
+    in the image's history; `secrets` (id: file) do not, and a command gets at them by
+    ``RUN --mount=type=secret,id=...``.
+    """
 
     directory: Path
     dockerfile: str
@@ -252,6 +265,8 @@ class BuildRequest:
     labels: Mapping[str, str] = field(default_factory=dict)
     pull: bool = False
     no_cache: bool = False
+    files: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -259,7 +274,9 @@ class BuildProgress:
     """One thing that happened during a build.
 
     `step` of `steps`, and `name`, say where it is (0 of 0: not known); `line` is the 1-based line of the
-    Dockerfile; `log` is output, with its line ends; `image_id` stands in the last value only.
+    Dockerfile. Steps that do not depend on each other may run at once, so that their values mingle. `log` is
+    output, with its line ends. `seconds` stands in the value that ends a step, 0 where it was `cached`, and
+    `image_id` in the last value only. What counts as a step is the builder's own matter.
     """
 
     step: int = 0
@@ -268,4 +285,5 @@ class BuildProgress:
     line: int | None = None
     cached: bool = False
     log: str = ""
+    seconds: float | None = None
     image_id: str = ""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import math
 import re
+import shutil
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -26,7 +28,7 @@ from ds01_kernels.engine import (
     ImageInfo,
     Stream,
 )
-from ds01_kernels.engine.docker_build import classic_build
+from ds01_kernels.engine.docker_builders import BuilderName, Builders
 from ds01_kernels.engine.docker_connection import RAISED, connect, is_lost, timed_out, translated
 from ds01_kernels.engine.docker_files import file_content, packed, pieces
 from ds01_kernels.engine.docker_stream import DockerStream, Frames, plain_socket
@@ -36,6 +38,9 @@ from ds01_kernels.errors import BadInputError, EngineError, NotFoundError
 T = TypeVar("T")
 
 _THREADS = 16
+# On the daemon's PATH it is all that Docker needs to give GPUs, whatever runtimes are set up:
+# https://github.com/moby/moby/blob/v26.1.5/daemon/nvidia_linux.go
+_GPU_HOOK = "nvidia-container-runtime-hook"
 # What Docker allows in a name. Anything else could reach into another path of its API.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 # Docker takes the default keys (Ctrl-P, Ctrl-Q) out of a terminal's input, and Ctrl-P is the shell's
@@ -47,11 +52,14 @@ class DockerEngine:
     """The engine that DOCKER_HOST, DOCKER_CONTEXT or the current docker context names.
 
     `timeout`, in seconds, holds for every call but `build`, `import_image` and open exec streams; `stop`
-    has its grace on top. A connection that broke is made anew by the next call.
+    has its grace on top. A connection that broke is made anew by the next call. `builder` is what builds
+    images; None: the best one that works here.
     """
 
-    def __init__(self, *, timeout: float = 60.0) -> None:
+    def __init__(self, *, timeout: float = 60.0, builder: BuilderName | None = None) -> None:
         self._timeout = timeout
+        # Connections of their own: to end a build is to cut its connection.
+        self._builders = Builders(lambda: connect(timeout), builder)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="ds01-docker")
         self._client: APIClient | None = None
         self._log_driver: str | None = None
@@ -60,7 +68,8 @@ class DockerEngine:
     async def info(self) -> EngineInfo:
         def ask(client: APIClient) -> EngineInfo:
             unix = client.base_url == "http+docker://localhost"
-            return engine_info(client.info(), client.version(), unix)
+            hook = unix and shutil.which(_GPU_HOOK) is not None
+            return engine_info(client.info(), client.version(), unix, has_gpu_hook=hook)
 
         return await self._ask("say what it is", ask)
 
@@ -72,8 +81,7 @@ class DockerEngine:
         )
 
     def build(self, request: BuildRequest) -> AsyncIterator[BuildProgress]:
-        # A session of its own: to end a build is to cut its connection.
-        return classic_build(lambda: connect(self._timeout), request)
+        return self._builders.build(request)
 
     async def import_image(self, archive: Path, reference: str, changes: Sequence[str] = ()) -> ImageInfo:
         _check_reference(reference)
@@ -114,8 +122,19 @@ class DockerEngine:
             lambda client: _unless_missing(lambda: client.remove_image(reference)),
         )
 
+    async def images(self, labels: Mapping[str, str]) -> list[ImageInfo]:
+        wanted = _filters(labels)
+
+        def ask(client: APIClient) -> list[ImageInfo]:
+            # Not with `all`: the classic builder keeps the layers between as images too.
+            ids = [one["Id"] for one in client.images(filters=wanted)]
+            found = (_unless_missing(partial(_inspected_image, client, identity)) for identity in ids)
+            return [image for image in found if image is not None]
+
+        return await self._ask("list images", ask)
+
     async def containers(self, labels: Mapping[str, str]) -> list[ContainerInfo]:
-        wanted = {"label": [f"{name}={value}" for name, value in labels.items()]}
+        wanted = _filters(labels)
 
         def ask(client: APIClient) -> list[ContainerInfo]:
             # The list lacks the exit code and the start; what goes meanwhile is left out.
@@ -142,6 +161,18 @@ class DockerEngine:
             return container_info(client.inspect_container(made["Id"]))
 
         return await self._ask(f"create the container {spec.name}", ask, again=False)
+
+    async def rename(self, container: str, name: str) -> None:
+        _check_name(container)
+        if not _NAME.fullmatch(name):
+            raise BadInputError(f"{name!r} cannot be the name of a container.")
+
+        def ask(client: APIClient) -> None:
+            # Docker takes its own name again for a conflict.
+            if client.inspect_container(container)["Name"] != f"/{name}":
+                client.rename(container, name)
+
+        await self._ask(f"rename {container}", ask)
 
     async def start(self, container: str) -> None:
         _check_name(container)
@@ -270,6 +301,10 @@ class DockerEngine:
             if self._client is None:
                 self._client = connect(self._timeout)
             return self._client
+
+
+def _filters(labels: Mapping[str, str]) -> dict[str, list[str]]:
+    return {"label": [f"{name}={value}" for name, value in labels.items()]}
 
 
 def _check_name(container: str) -> None:

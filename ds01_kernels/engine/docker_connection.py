@@ -162,6 +162,21 @@ def _refused(status: int, text: str, doing: str) -> Ds01Error:
             remedy="Ask the administrator to install the NVIDIA Container Toolkit "
             "(`nvidia-ctk runtime configure`), or ask for no GPUs.",
         )
+    if "nvidia-container-cli" in said:
+        return EngineError(
+            f"Docker could not {doing}: it has a GPU runtime, but that has no such GPU: {_sentence(text)}",
+            remedy="`nvidia-smi -L` on the machine lists the GPUs that work; ask for those, or for none.",
+        )
+    if "oom-killed" in said or "minimum memory limit" in said:
+        return EngineError(
+            f"Docker could not {doing}: the container's memory limit is too low to start anything.",
+            remedy="Raise `memory` in [tool.ds01] of the project's pyproject.toml, or in the settings.",
+        )
+    if status in (401, 403):
+        return EngineDeniedError(
+            f"You may not use Docker for this: it refused to {doing}: {_sentence(text)}",
+            remedy="A rule of this machine forbids it: ask the administrator.",
+        )
     if missing := re.search(r"bind source path does not exist: (.+)", text):
         return EngineError(
             f"Docker could not {doing}: the directory {missing[1]} does not exist where the engine runs.",

@@ -55,7 +55,10 @@ def container_info(answer: Answer) -> ContainerInfo:
     )
 
 
-def engine_info(info: Answer, version: Answer, unix_socket: bool) -> EngineInfo:
+def engine_info(
+    info: Answer, version: Answer, unix_socket: bool, *, has_gpu_hook: bool = False
+) -> EngineInfo:
+    """`has_gpu_hook`: whether the program with which Docker gives GPUs is there; Docker does not say it."""
     components = " ".join(str(one.get("Name")) for one in version.get("Components") or ())
     name = "podman" if "podman" in components.lower() else "docker"
     options = " ".join(info.get("SecurityOptions") or ())
@@ -69,12 +72,12 @@ def engine_info(info: Answer, version: Answer, unix_socket: bool) -> EngineInfo:
         runtimes=tuple(sorted(info.get("Runtimes") or {})),
         cpus=int(info.get("NCPU") or 0),
         memory=int(info.get("MemTotal") or 0),
-        cannot=_cannot(info, name, rootless),
+        cannot=_cannot(info, name, rootless, has_gpu_hook),
         data_root=str(info.get("DockerRootDir") or ""),
     )
 
 
-def _cannot(info: Answer, name: str, rootless: bool) -> dict[str, str]:
+def _cannot(info: Answer, name: str, rootless: bool, has_gpu_hook: bool) -> dict[str, str]:
     # Rootless on cgroup v1, an engine drops every limit without a word.
     powerless = rootless and str(info.get("CgroupVersion")) == "1"
     limits = {
@@ -89,7 +92,7 @@ def _cannot(info: Answer, name: str, rootless: bool) -> dict[str, str]:
             cannot[key] = f"This engine cannot {what}: {why}."
     if name == "podman":
         cannot["gpus"] = "Podman ignores requests for GPUs that come through its Docker-compatible socket."
-    elif not _has_gpus(info):
+    elif not has_gpu_hook and not _has_gpus(info):
         cannot["gpus"] = "This engine cannot give GPUs to containers: no NVIDIA runtime is set up."
     return cannot
 
