@@ -14,11 +14,12 @@ import stat
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from .errors import BadInputError, BadProjectNameError, NoSuchProjectError
+from .names import Names
 
 KERNEL_PREFIX = "ds01-"
 MAX_NAME = 100
@@ -31,6 +32,7 @@ class Project:
     name: str
     path: Path
     workspace: Path
+    names: Names = field(default=Names(), repr=False)
 
     @property
     def kernel_name(self) -> str:
@@ -41,10 +43,10 @@ class Project:
         return self.path / "Dockerfile"
 
     def image_name(self, uid: int) -> str:
-        return f"ds01-{uid}/{self.name.lower()}:latest"
+        return self.names.of_image(self.name, uid)
 
     def container_name(self, uid: int) -> str:
-        return f"{self.name.lower()}._.{uid}"
+        return self.names.of_container(self.name, uid)
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ class Projects:
         return f"Among the {len(names)} projects are: {', '.join(shown)}."
 
 
-def discover(workspaces: Iterable[str | os.PathLike[str]]) -> Projects:
+def discover(workspaces: Iterable[str | os.PathLike[str]], names: Names = Names()) -> Projects:
     """Look through the workspaces: two or three system calls for each folder, and no engine.
 
     Never raises for what it finds: what cannot be used or read is in `rejected` and `notices`. A workspace
@@ -157,7 +159,7 @@ def discover(workspaces: Iterable[str | os.PathLike[str]]) -> Projects:
             for entry in _folders(root):
                 problem = _folder_problem(entry, root, roots)
                 if problem is None:
-                    projects.append(Project(entry.name, Path(entry.path), Path(root)))
+                    projects.append(Project(entry.name, Path(entry.path), Path(root), names))
                 else:
                     rejected.append(RejectedProject(_printable(entry.name), Path(entry.path), problem))
         except FileNotFoundError:

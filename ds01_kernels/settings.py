@@ -7,26 +7,43 @@ so it is checked like any input, and can only ever ask for less than the admin's
 from __future__ import annotations
 
 import math
-import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .engine import GpuRequest, Mount
 from .errors import SettingError
+from .setting_values import (
+    parse_cpus,
+    parse_gpus,
+    parse_memory,
+    parse_mounts,
+    parse_network,
+    parse_packages,
+    parse_pids,
+    parse_python,
+    parse_size,
+    parse_variables,
+    shown,
+)
 
-#: Keys of ``[tool.ds01]`` that a project may set unless the admin says otherwise.
-PROJECT_KEYS = ("memory", "cpus", "shm_size", "gpus", "python")
+#: Bytes of a ``pyproject.toml``, and dots in one line of it: the time that a key takes to read grows with the
+#: square of its parts, and at these limits the worst file takes about two seconds.
+MOST_BYTES = 1 << 18
+MOST_DOTS = 250
 
 #: Keys that are there for other parts of the package.
-OTHER_KEYS = ("packages", "engine", "node", "constraints")
+OTHER_KEYS = ("engine", "node", "constraints")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What applies to one container. Bytes for sizes; None: the engine's default."""
+    """What applies to one container. Bytes for sizes; None: the engine's default.
+
+    `packages` is the file that packages are written into: ``"dockerfile"`` or ``"requirements"``. The
+    container does not depend on it.
+    """
 
     memory: int | None = None
     cpus: float | None = None
@@ -38,16 +55,74 @@ class Settings:
     mounts: tuple[Mount, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     build_args: Mapping[str, str] = field(default_factory=dict)
+    packages: str = "dockerfile"
+
+
+@dataclass(frozen=True)
+class ProjectKey:
+    """A key of ``[tool.ds01]``.
+
+    `read` gets words for where the value stands and the value, and raises `SettingError`. `kind` is the type
+    in words. `field` is the one of `Settings` that it changes. `open`: a project may set it unless the admin
+    says otherwise; if false, only where the admin says so.
+    """
+
+    read: Callable[[str, object], Any]
+    kind: str
+    field: str
+    help: str
+    open: bool = True
+
+
+KEYS: Mapping[str, ProjectKey] = {
+    "memory": ProjectKey(parse_memory, "size", "memory", 'Memory of the container, for example `"8g"`.'),
+    "cpus": ProjectKey(parse_cpus, "number", "cpus", "CPUs that it may use, for example `1.5`."),
+    "shm_size": ProjectKey(parse_size, "size", "shm_size", "Size of `/dev/shm` in it."),
+    "gpus": ProjectKey(parse_gpus, "text or count", "gpus", '`"all"`, a count, or UUIDs (MIG too).'),
+    "python": ProjectKey(parse_python, "path", "python", "The interpreter inside the image."),
+    "packages": ProjectKey(
+        parse_packages, "text", "packages", 'Where packages are saved: `"dockerfile"` or `"requirements"`.'
+    ),
+    "pids_limit": ProjectKey(
+        parse_pids, "whole number", "pids_limit", "Processes and threads that it may have.", open=False
+    ),
+    "network": ProjectKey(parse_network, "text", "network", "The Docker network that it is in.", open=False),
+    "mounts": ProjectKey(
+        parse_mounts,
+        "list of texts",
+        "mounts",
+        'Folders of the host beside the administrator\'s, as in `["/data:/data:ro"]`.',
+        open=False,
+    ),
+    "variables": ProjectKey(
+        parse_variables,
+        "table of texts",
+        "env",
+        "Variables in it; the administrator's come first.",
+        open=False,
+    ),
+    "build_args": ProjectKey(
+        parse_variables,
+        "table of texts",
+        "build_args",
+        "Build arguments of the Dockerfile; the administrator's come first.",
+        open=False,
+    ),
+}
+
+#: Keys of ``[tool.ds01]`` that a project may set unless the admin says otherwise.
+PROJECT_KEYS = tuple(name for name, key in KEYS.items() if key.open)
 
 
 @dataclass(frozen=True)
 class Ceiling:
-    """The most that a project may ask for; None: as much as it likes."""
+    """The most that a project may ask for; None: as much as it likes. `keys`: what it may set at all."""
 
     memory: int | None = None
     cpus: float | None = None
     shm_size: int | None = None
     gpus: int | None = None
+    pids_limit: int | None = None
     keys: tuple[str, ...] = PROJECT_KEYS
 
 
@@ -56,120 +131,49 @@ def with_project(admin: Settings, ceiling: Ceiling, text: str, file: str) -> Set
 
     Raises `SettingError` naming the key and `file`.
     """
-    table = _table(text, file)
     changed: dict[str, Any] = {}
-    for key, value in table.items():
-        where = f"[tool.ds01] {key} in {file}"
-        if key in OTHER_KEYS:
+    for name, value in _table(text, file).items():
+        where = f"[tool.ds01] {name if name.isprintable() and len(name) < 100 else shown(name)} in {file}"
+        if name in OTHER_KEYS:
             continue
-        if key not in _READERS:
-            raise SettingError(f"{where} is not a setting.", remedy=f"There are: {', '.join(_READERS)}.")
-        if key not in ceiling.keys:
+        if name not in KEYS:
+            raise SettingError(f"{where} is not a setting.", remedy=f"There are: {', '.join(ceiling.keys)}.")
+        if name not in ceiling.keys:
             raise SettingError(f"{where} may not be set by a project here.", remedy="Ask the administrator.")
-        changed[key] = _READERS[key](where, value)
-        _check_ceiling(where, key, changed[key], ceiling)
+        key = KEYS[name]
+        asked = key.read(where, value)
+        _check_ceiling(where, name, asked, ceiling)
+        changed[key.field] = _added(getattr(admin, key.field), asked)
     return replace(admin, **changed)
 
 
-def parse_size(where: str, value: object) -> int | None:
-    """Bytes from a size as docker writes it ('512m', '1.5g') or a number; None for an empty text.
-
-    Raises `SettingError`.
-    """
-    if value == "":
-        return None
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        return value
-    match = (
-        re.fullmatch(r"(\d{1,18}(?:\.\d{1,9})?)\s*([kmgt]?)(?:i?b)?", value.strip().lower())
-        if isinstance(value, str)
-        else None
-    )
-    size = int(float(match[1]) * _UNITS[match[2]]) if match else 0
-    if not 0 < size < 1 << 62:
-        raise SettingError(
-            f"{where} is {value!r}, which is not a size.", remedy="Write it as in '512m' or '16g'."
-        )
-    return size
-
-
-def parse_gpus(where: str, value: object) -> GpuRequest | None:
-    """GPUs from ``"all"``, a count, or names separated by commas (index, UUID or MIG UUID). Raises
-    `SettingError`."""
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise SettingError(
-            f"{where} is {value!r}, which names no GPUs.", remedy="Write 'all', a count, or UUIDs."
-        )
-    text = str(value).strip()
-    if text in ("", "0"):
-        return None
-    if text == "all":
-        return GpuRequest(count=-1)
-    if re.fullmatch(r"[1-9]\d{0,2}", text):
-        return GpuRequest(count=int(text))
-    names = tuple(name.strip() for name in text.split(","))
-    # https://docs.nvidia.com/datacenter/cloud-native/container-toolkit/latest/docker-specialized.html#gpu-enumeration
-    if not all(
-        re.fullmatch(r"\d{1,3}|(?:GPU|MIG)-[0-9A-Fa-f/-]{1,80}|\d{1,3}:\d{1,3}", name) for name in names
-    ):
-        raise SettingError(
-            f"{where} is {value!r}, which names no GPUs.", remedy="Write 'all', a count, or UUIDs."
-        )
-    return GpuRequest(ids=names)
-
-
-def parse_cpus(where: str, value: object) -> float | None:
-    """Raises `SettingError`."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise SettingError(
-            f"{where} is {value!r}, which is not a number of CPUs.", remedy="Write it as in 2 or 1.5."
-        )
-    return float(value) or None
-
-
-def parse_python(where: str, value: object) -> str:
-    """An absolute path inside the image, or nothing. Raises `SettingError`."""
-    if value == "":
-        return ""
-    if not isinstance(value, str) or not re.fullmatch(r"/[\w./+-]{1,200}", value, re.ASCII) or ".." in value:
-        raise SettingError(
-            f"{where} is {value!r}, which is not a path.", remedy="Write it as in '/usr/bin/python3'."
-        )
-    return str(PurePosixPath(value))
-
-
-def parse_mount(where: str, value: str) -> Mount:
-    """A folder of the host in the container from ``SOURCE:TARGET`` or ``SOURCE:TARGET:ro``.
-
-    Raises `SettingError`.
-    """
-    match = re.fullmatch(r"(/[^:]*|~[^:]*):(/[^:]+)(?::(ro|rw))?", value)
-    if match is None:
-        raise SettingError(
-            f"{where} has {value!r}, which is not a mount.", remedy="Write it as in '/data:/data:ro'."
-        )
-    return Mount(Path(match[1]).expanduser(), PurePosixPath(match[2]), read_only=match[3] == "ro")
-
-
-_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-
-_READERS: Mapping[str, Callable[[str, object], Any]] = {
-    "memory": parse_size,
-    "cpus": parse_cpus,
-    "shm_size": parse_size,
-    "gpus": parse_gpus,
-    "python": parse_python,
-}
+def _added(own: Any, asked: Any) -> Any:
+    """What a project asks for in the place of the admin's, but beside it where there can be several."""
+    if isinstance(asked, Mapping):
+        return {**asked, **own}
+    if isinstance(asked, tuple):
+        targets = {mount.target for mount in own}
+        return (*own, *(mount for mount in asked if mount.target not in targets))
+    return asked
 
 
 def _table(text: str, file: str) -> dict[str, Any]:
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.count(".") > MOST_DOTS:
+            raise SettingError(
+                f"Line {number} of {file} has more than {MOST_DOTS} dots.",
+                remedy="Write what it holds over several lines.",
+            )
     try:
         tool = tomllib.loads(text).get("tool", {})
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise SettingError(f"{file} is not TOML: {error}.") from None
+    # A ValueError beside TOML's own: a number of more digits than Python reads.
+    except (ValueError, RecursionError) as error:
+        raise SettingError(f"{file} is not TOML: {error}.", remedy="Correct it, or remove it.") from None
     table = tool.get("ds01", {}) if isinstance(tool, dict) else {}
     if not isinstance(table, dict):
-        raise SettingError(f"[tool.ds01] in {file} is not a table.")
+        raise SettingError(
+            f"[tool.ds01] in {file} is not a table.", remedy="Write its keys below [tool.ds01]."
+        )
     return table
 
 
@@ -184,4 +188,6 @@ def _check_ceiling(where: str, key: str, value: Any, ceiling: Ceiling) -> None:
         # Nothing asked for means as much as there is; of GPUs it means none.
         asked = 0 if key == "gpus" else math.inf
     if asked > most:
-        raise SettingError(f"{where} is more than the {most:g} that the administrator allows.")
+        raise SettingError(
+            f"{where} is more than the {most:g} that the administrator allows.", remedy="Ask for less."
+        )
