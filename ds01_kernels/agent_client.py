@@ -8,18 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from .agent import protocol
 from .agent_calls import Calls
 from .agent_stream import CONNECT_LIMIT, AgentStream, Welcome, exit_of, field, reach
-from .engine import ContainerInfo, Engine
+from .engine import Engine
 from .errors import AgentError, EngineError, KernelFailedError, ProtocolError
+from .exits import Cause, Exit, gone
 
 log = logging.getLogger("ds01_kernels")
+
+_BROKEN = (
+    "Is one of its packages broken in the container? `jupyter ds01 container-retire PROJECT` removes that; "
+    "the next kernel gets a new one."
+)
 
 
 @dataclass(frozen=True)
@@ -49,16 +56,11 @@ class Identity:
 
 
 @dataclass(frozen=True)
-class Exit:
-    """How a kernel process ended: `code` as `subprocess.Popen.returncode` has it, `reason` for people."""
-
-    code: int
-    reason: str = ""
-
-
-@dataclass(frozen=True)
 class KernelRequest:
-    """A kernel process to be started. `cwd` is a path in the container; `arguments` go to ipykernel."""
+    """A kernel process to be started. `cwd` is a path in the container; `arguments` go to ipykernel.
+
+    `notice` is one line that its first cell is to say.
+    """
 
     process: str
     cwd: str
@@ -66,6 +68,7 @@ class KernelRequest:
     files: Mapping[str, str]
     connection: Mapping[str, Any]
     arguments: Sequence[str] = ()
+    notice: str = ""
 
 
 class KernelProcess:
@@ -93,8 +96,8 @@ class KernelProcess:
             ) from None
         if self.exit is not None:
             raise KernelFailedError(
-                f"The kernel process ended before it answered (code {self.exit.code}). "
-                f"{self.exit.reason}".strip()
+                f"The kernel process ended before it answered: {self.exit.why}. {self.exit.detail}".strip(),
+                remedy=_BROKEN if self.exit.cause is Cause.PROCESS else self.exit.remedy,
             )
 
     async def ended(self) -> Exit:
@@ -139,7 +142,16 @@ class Agent:
         nonce: tuple[str, str],
         python: str,
         limits: Limits = Limits(),
+        *,
+        on_change: Callable[[], None] = lambda: None,
+        on_replaced: Callable[[frozenset[str]], None] = lambda kernels: None,
+        started: datetime | None = None,
     ) -> None:
+        """`on_change` is called when something was installed, or may have been while the stream was lost.
+
+        `on_replaced` is called with kernel processes of ours that are to be restarted in another container.
+        `started` is when the container was, if known.
+        """
         self.engine = engine
         self.container = container
         self.identity = identity
@@ -148,8 +160,13 @@ class Agent:
         #: Kernels of a predecessor that were ended when we connected.
         self.ended: list[str] = []
         self.shares_directory = False
+        #: Another container has taken the place of this one, which is kept for the kernels that still run in it.
+        self.has_successor = False
         self._nonce = nonce
         self._python = python
+        self._started = started
+        self._on_change = on_change
+        self._on_replaced = on_replaced
         self._processes: dict[str, KernelProcess] = {}
         self._calls = Calls(limits.call)
         self._preparation: protocol.Message | None = None
@@ -181,6 +198,7 @@ class Agent:
                 files=dict(request.files),
                 connection=dict(request.connection),
                 arguments=list(request.arguments),
+                notice=request.notice,
             )
             process.pid, process.how = field(answer, "pid", int), field(answer, "how", str)
         except BaseException:
@@ -213,6 +231,22 @@ class Agent:
         """How many kernels run in the container, of all clients. Raises `AgentError`."""
         return int(field(await self.call(kind="count"), "kernels", int))
 
+    async def packages(self) -> protocol.Message:
+        """What is installed in the container now: the message `listed`, unchecked. Raises `AgentError`."""
+        return await self.call(kind="packages")
+
+    def asked(self, specs: Sequence[str]) -> None:
+        """Say what is about to be installed, as the user typed it. Raises `AgentLostError`."""
+        self.send(kind="asked", specs=list(specs))
+
+    async def kernels(self) -> frozenset[str]:
+        """The processes' ids of the kernels that run in the container, of all clients. Raises `AgentError`."""
+        return frozenset(map(str, field(await self.call(kind="count"), "ids", list)))
+
+    def replaced(self, kernels: frozenset[str] | None) -> None:
+        """Have those kernels, or all, restarted by their owners: the container has a successor."""
+        self.send(kind="replace", kernels=None if kernels is None else sorted(kernels))
+
     async def call(self, **message: Any) -> protocol.Message:
         """Send a message and wait for its answer. Raises `AgentError` with the agent's sentence."""
         return await self._calls.call(message)
@@ -234,7 +268,7 @@ class Agent:
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.wait([self._reading])
-        self._give_up("the connection to the container was closed")
+        self._give_up(Exit(-9, Cause.LOST, "it was closed"))
 
     # The stream
 
@@ -253,14 +287,14 @@ class Agent:
 
     async def _follow(self, stream: AgentStream) -> None:
         """Read and write until nothing more is to come, through as many streams as it takes."""
-        why = "the connection to the container was lost"
+        end = Exit(-9, Cause.LOST)
         try:
             following: AgentStream | None = stream
             while following is not None:
                 await self._converse(following)
-                following, why = (None, why) if self._closing else await self._reconnect()
+                following, end = (None, end) if self._closing else await self._reconnect()
         finally:
-            self._give_up(why)
+            self._give_up(end)
 
     async def _converse(self, stream: AgentStream) -> None:
         writing = asyncio.create_task(self._write(stream))
@@ -288,62 +322,71 @@ class Agent:
             self._calls.answered(message)
         elif kind == "ready":
             self._is_ready(field(message, "kernel", str))
+        elif kind == "packages-changed":
+            self._tell_change()
+        elif kind == "replaced":
+            self.has_successor = True
+            self._on_replaced(frozenset(self._processes) & set(map(str, field(message, "kernels", list))))
         elif kind == "exited":
-            self._ended(field(message, "kernel", str), *exit_of(message))
+            self._ended(field(message, "kernel", str), exit_of(message))
 
     def _is_ready(self, process_id: str) -> None:
         if process_id in self._processes:
             self._processes[process_id].is_ready()
 
-    def _ended(self, process_id: str, code: int, reason: str) -> None:
+    def _ended(self, process_id: str, exit_: Exit) -> None:
         process = self._processes.pop(process_id, None)
         if process is not None:
-            process.has_ended(Exit(code, reason))
+            process.has_ended(exit_)
 
-    async def _reconnect(self) -> tuple[AgentStream | None, str]:
-        """A new stream, or None and why not. The kernels may live on until our grace time ends there."""
+    async def _reconnect(self) -> tuple[AgentStream | None, Exit]:
+        """A new stream, or None and the kernels' end; they may live on until our grace time ends there."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + max(self.identity.grace, self.limits.pause)
-        why = "the connection to the container was lost"
+        end = Exit(-9, Cause.LOST)
         while self._processes and not self._closing and loop.time() < deadline:
             try:
                 async with asyncio.timeout_at(deadline):
                     info = await self.engine.container(self.container)
-                    if info is None or not info.running:
-                        return None, _why_gone(info)
+                    if over := gone(info, self._started):
+                        if over.cause is not Cause.STOPPED or end.cause is Cause.STOPPED:
+                            return None, over
+                        # Whoever removes it, or starts it anew, has stopped it first.
+                        end = over
+                        await asyncio.sleep(self.limits.pause)
+                        continue
                     stream = await self._reach()
             except (EngineError, AgentError, TimeoutError) as error:
-                why = str(error) or why
+                end = replace(end, detail=str(error))
                 await asyncio.sleep(self.limits.pause)
                 continue
             self._resume(stream.welcome)
-            return stream, why
-        return None, why
+            return stream, end
+        return None, end
 
     def _resume(self, welcome: Welcome) -> None:
         """Learn what was missed, and have everything sent again that may not have got through."""
         self._welcome(welcome)
         for process in list(self._processes.values()):
             if process.id in welcome.exits:
-                self._ended(process.id, *welcome.exits[process.id])
+                self._ended(process.id, welcome.exits[process.id])
             elif process.id in welcome.ready:
                 process.is_ready()
             elif process.pid and process.id not in welcome.kernels:
-                self._ended(process.id, -9, "the agent in the container was ended")
+                self._ended(process.id, Exit(-9, Cause.AGENT))
         for id_ in welcome.kernels:
             if id_ not in self._processes or self._processes[id_].is_unwanted:
                 self.send(kind="end", kernel=id_)
         self._calls.resume(self._preparation)
+        self._tell_change()
 
-    def _give_up(self, why: str) -> None:
-        self._calls.give_up(why)
+    def _tell_change(self) -> None:
+        try:
+            self._on_change()
+        except Exception:  # a listener's mistake must not cost us the stream
+            log.exception("A change of the packages in %s was not taken in.", self.container)
+
+    def _give_up(self, end: Exit) -> None:
+        self._calls.give_up(f"{end.why}: {end.detail}" if end.detail else end.why)
         for process in list(self._processes):
-            self._ended(process, -9, why)
-
-
-def _why_gone(info: ContainerInfo | None) -> str:
-    if info is None:
-        return "its container was removed"
-    if info.oom_killed:
-        return "its container ran out of memory"
-    return f"its container was stopped (it is {info.state})"
+            self._ended(process, end)

@@ -18,12 +18,16 @@ from typing import Any
 from .agent import loader, protocol
 from .engine import Engine, Stream
 from .errors import AgentError, ContainerExitedError, EngineError, NoPythonError, ProtocolError
+from .exits import Cause, Exit
 from .text import clean
 
 #: Seconds for the relay and the agent to answer, and for a relay that failed to say the rest of why.
 CONNECT_LIMIT = 30.0
 REASON_LIMIT = 2.0
 REASON_LENGTH = 4096
+
+#: Bytes of memory that a container may claim to be limited to.
+MOST_MEMORY = 1 << 60
 
 #: Runs the program in $1 with the interpreter in $2, or /usr/bin/python, or what `python` or `python3` is.
 FIND_PYTHON = """\
@@ -59,14 +63,14 @@ class Welcome:
     """What the agent says first.
 
     `survey` is the answer of `agent.survey`. Of our own kernel processes by id: `kernels` run, `ready` of
-    them have said so, `exits` (code, last output) have ended. `ended` are a predecessor's, ended for us.
+    them have said so, `exits` have ended. `ended` are a predecessor's, ended for us.
     """
 
     survey: Mapping[str, Any]
     nonce: str
     kernels: frozenset[str]
     ready: frozenset[str]
-    exits: Mapping[str, tuple[int, str]]
+    exits: Mapping[str, Exit]
     ended: tuple[str, ...]
 
 
@@ -190,9 +194,17 @@ def _welcome(message: protocol.Message) -> Welcome:
     )
 
 
-def exit_of(status: Any) -> tuple[int, str]:
-    """Code and last output, from a message or a part of one. Raises `ProtocolError`."""
-    return field(status, "code", int), clean(field(status, "detail", str), colours=False)
+def exit_of(status: Any) -> Exit:
+    """From a message or a part of one; all but code and detail may be missing. Raises `ProtocolError`."""
+    status = {"cause": "", "limit": 0, "heard": True, **(status if isinstance(status, dict) else {})}
+    cause = field(status, "cause", str)
+    return Exit(
+        field(status, "code", int),
+        Cause(cause) if cause in (Cause.MEMORY, Cause.MACHINE_MEMORY) else Cause.PROCESS,
+        clean(field(status, "detail", str), colours=False).strip(),
+        min(max(field(status, "limit", int), 0), MOST_MEMORY),
+        field(status, "heard", bool),
+    )
 
 
 def field(message: Any, name: str, kind: Any) -> Any:
@@ -206,17 +218,22 @@ def field(message: Any, name: str, kind: Any) -> Any:
 async def _why_no_relay(stream: Stream) -> Exception:
     code = await stream.exit_code()
     if code == 127:
-        return NoPythonError(
-            "There is no Python in this project's image.",
-            remedy="Add a line to the Dockerfile that installs it, for example "
-            "`RUN apt-get update && apt-get install -y python3 python-is-python3`.",
-        )
+        return no_python()
     if code in (126, 137, 143):
         return ContainerExitedError(
-            f"The container ended while it was being connected. {_said(stream)}".strip()
+            f"What connects to the container was ended before it answered. {_said(stream)}".strip(),
+            remedy="Restart the kernel.",
         )
     return AgentError(
         f"The agent could not be started in the container (exit code {code}). {_said(stream)}".strip()
+    )
+
+
+def no_python() -> NoPythonError:
+    return NoPythonError(
+        "There is no Python in this project's image.",
+        remedy="Add a line to the Dockerfile that installs it, for example "
+        "`RUN apt-get update && apt-get install -y python3 python-is-python3`.",
     )
 
 

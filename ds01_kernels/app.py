@@ -15,7 +15,7 @@ from importlib import metadata
 from traitlets.config import Config
 from traitlets.config.loader import ConfigError, KVArgParseConfigLoader
 
-from . import commands
+from . import commands, creating, package_commands
 from .errors import Ds01Error
 from .text import clean
 from .workbench import Workbench
@@ -41,6 +41,8 @@ def _run(argv: list[str]) -> int:
     arguments = _parser().parse_args(words)
     try:
         workbench = Workbench.open(_configuration(settings))
+        if arguments.run is not commands.examine:
+            workbench.check()
         return int(arguments.run(workbench, arguments) or 0)
     except Ds01Error as error:
         return _fail(error.sentence)
@@ -82,16 +84,19 @@ def _parser() -> argparse.ArgumentParser:
         dest="source",
         metavar="DIR|TEMPLATE",
         default="debian",
-        help=f"a folder whose Dockerfile is copied, or {' or '.join(commands.TEMPLATES)} (default: debian)",
+        help=f"a folder whose Dockerfile is copied, or {' or '.join(creating.TEMPLATES)} (default: debian)",
     )
     base = _verb(
         verbs, "base-image", commands.base_image, "build the local Debian base image ds01/base:latest"
     )
     base.add_argument("--suite", help="Debian release (default: the host's)")
     update = _verb(
-        verbs, "image-update", commands.image_update, "build the project's image from its Dockerfile"
+        verbs, "image-update", package_commands.image_update, "build the project's image from its Dockerfile"
     )
     update.add_argument("project")
+    update.add_argument(
+        "--add", nargs="+", action="extend", default=[], metavar="SPEC", help="write these packages into it first"
+    )
     update.add_argument("--no-cache", action="store_true", help="build every step again")
     update.add_argument(
         "--pull", action="store_true", help="look for a newer version of the image it starts from"
@@ -100,7 +105,9 @@ def _parser() -> argparse.ArgumentParser:
         verbs, "container-deploy", commands.container_deploy, "have the project's container running"
     )
     deploy.add_argument("project")
-    retire = _verb(verbs, "container-retire", commands.container_retire, "remove the project's container")
+    retire = _verb(
+        verbs, "container-retire", package_commands.container_retire, "remove the project's container"
+    )
     retire.add_argument("project")
     retire.add_argument("--force", action="store_true", help="even while kernels run in it")
     shell = _verb(verbs, "shell", commands.shell, "a shell in the project's container, or one command")
@@ -110,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     logs.add_argument("project")
     logs.add_argument("--tail", type=int, default=200, metavar="LINES")
 
+    _package_verbs(verbs)
     kernelspec = verbs.add_parser(
         "kernelspec", help="static kernelspecs, for clients that run without the server"
     )
@@ -128,6 +136,40 @@ def _parser() -> argparse.ArgumentParser:
             help="the same for this Python",
         )
     return parser
+
+
+def _package_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    listing = _verb(
+        verbs, "packages", package_commands.packages, "what is installed, and what the Dockerfile lacks"
+    )
+    listing.add_argument("project")
+    install = _verb(
+        verbs, "install", package_commands.install, "install packages in the project's running container"
+    )
+    install.add_argument("project")
+    install.add_argument("spec", nargs="+", metavar="SPEC", help="a requirement such as numpy or numpy==2.1.0")
+    restore = _verb(
+        verbs, "restore", package_commands.restore, "install again what an earlier container had"
+    )
+    restore.add_argument("project")
+    save = _verb(verbs, "save", package_commands.save, "write what was installed into the Dockerfile")
+    rebuild = _verb(
+        verbs, "rebuild", package_commands.rebuild, "save, build, swap the container and restart its kernels"
+    )
+    for verb in (save, rebuild):
+        verb.add_argument("project")
+        verb.add_argument("spec", nargs="*", metavar="SPEC", help="these instead of all that was installed")
+        verb.add_argument("--unpinned", action="store_true", help="as they were asked for, without a version")
+    save.add_argument("--diff", action="store_true", help="only show what would be written")
+    rebuild.add_argument("--nothing", action="store_true", help="write nothing, only build the Dockerfile")
+    rollback = _verb(
+        verbs, "rollback", package_commands.rollback, "back to the previous image and its Dockerfile"
+    )
+    rollback.add_argument("project")
+    for verb in (rebuild, rollback):
+        verb.add_argument("--yes", action="store_true", help="do not ask")
+    prune = _verb(verbs, "prune", package_commands.prune, "remove what of ours is left over on the engine")
+    prune.add_argument("--dry-run", action="store_true", help="only show what would be removed")
 
 
 def _verb(

@@ -187,9 +187,16 @@ async def _run_mmdebstrap(arguments: list[str], report: Report, limit: float = _
             await _end(process)
     if code != 0:
         raise Ds01Error(
-            f"mmdebstrap failed with exit code {code}:\n" + "\n".join(tail),
-            remedy="Its last lines say why; the Debian mirror must be in reach.",
+            f"mmdebstrap failed with exit code {code}: {_cause(tail)}",
+            remedy="The suite must be one of Debian's, and a Debian mirror in reach.",
         )
+
+
+def _cause(lines: Iterable[str]) -> str:
+    """Of the last lines of a log: the first error, which those after it follow from, or the last line."""
+    said = [line.strip() for line in lines if line.strip()]
+    errors = [line.removeprefix("E:").strip() for line in said if line.startswith("E:")]
+    return next(iter([*errors, *reversed(said)]), "it said nothing.")
 
 
 async def _end(process: asyncio.subprocess.Process, grace: float = 30.0) -> None:

@@ -17,16 +17,19 @@ paths elsewhere.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
 import shutil
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
 
-from .errors import Ds01Error
+from .errors import DiskFullError, Ds01Error
 
 #: Where the mounted directory is found inside a container.
 SOCKETS = PurePosixPath("/run/ds01")
@@ -47,18 +50,50 @@ def run_root() -> Path:
         candidates.append(Path(runtime) / "ds01-kernels")
     for candidate in candidates:
         try:
-            make_private(candidate)
+            with room_in(candidate):
+                make_private(candidate)
+        except DiskFullError:
+            raise
         except (OSError, Ds01Error):
             continue
         _keep_from_cleaning(candidate)
-        for name in ("c", "k", "locks"):
-            make_private(candidate / name)
+        with room_in(candidate):
+            for name in ("c", "k", "locks"):
+                make_private(candidate / name)
         _sweep(candidate / "k")
         return candidate
     raise Ds01Error(
         f"There is no private directory for the kernels' sockets: {candidates[0]} belongs to somebody else.",
         remedy="Ask the administrator to remove it.",
     )
+
+
+@contextmanager
+def room_in(place: Path) -> Iterator[None]:
+    """What is written inside goes below `place`. Raises `DiskFullError` when there is no room for it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskFullError(
+            f"The disk is full: there is no room in {place}.",
+            remedy=f"Free some space there; `df {place}` and `df -i {place}` show how much is left.",
+        ) from error
+
+
+def place(name: str) -> Path:
+    """That directory of `run_root`: ``c``, ``k`` or ``locks``. Raises `OSError` or `Ds01Error`.
+
+    Each time: a cleaner of /tmp may have been here since, and after it somebody else.
+    """
+    root = run_root()
+    was_there = os.path.lexists(root)
+    make_private(root)
+    if not was_there:
+        _keep_from_cleaning(root)
+    make_private(root / name)
+    return root / name
 
 
 def make_private(path: Path) -> None:
@@ -105,7 +140,9 @@ class SocketDirectory:
     def renew(self) -> None:
         """Make it afresh and empty: to be done before each start of its container."""
         shutil.rmtree(self.path, ignore_errors=True)
-        make_private(self.path)
+        with room_in(self.path.parent):
+            place(self.path.parent.name)
+            make_private(self.path)
 
     def is_usable(self) -> bool:
         try:
@@ -117,8 +154,8 @@ class SocketDirectory:
     def write_nonce(self) -> tuple[str, str]:
         """A file by which the agent can show that it sees this very directory: its name and content."""
         name, content = f"nonce-{secrets.token_hex(4)}", secrets.token_hex(16)
-        descriptor = os.open(self.path / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "w") as output:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        with room_in(run_root()), os.fdopen(os.open(self.path / name, flags, 0o600), "w") as output:
             output.write(content)
         return name, content
 
@@ -133,8 +170,9 @@ class Channels:
     """The paths that Jupyter knows for one kernel, whatever process stands behind them."""
 
     def __init__(self) -> None:
-        self._directory = _process_directory() / secrets.token_hex(4)
-        self._directory.mkdir(mode=0o700)
+        with room_in(run_root()):
+            self._directory = _process_directory() / secrets.token_hex(4)
+            self._directory.mkdir(mode=0o700)
 
     @property
     def ip(self) -> str:
@@ -158,15 +196,17 @@ class Channels:
         for port in PORTS.values():
             fresh = self._directory / f"n-{port}"
             fresh.unlink(missing_ok=True)
-            fresh.symlink_to(f"{prefix}-{port}")
+            with room_in(run_root()):
+                fresh.symlink_to(f"{prefix}-{port}")
             fresh.rename(f"{self.ip}-{port}")
 
     def remove(self) -> None:
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def _make_directory(self) -> None:
-        _process_directory()
-        self._directory.mkdir(mode=0o700, exist_ok=True)
+        with room_in(run_root()):
+            _process_directory()
+            self._directory.mkdir(mode=0o700, exist_ok=True)
 
 
 def leave() -> None:
@@ -181,10 +221,8 @@ def inside(process: str) -> str:
 
 
 def _process_directory() -> Path:
-    directory = run_root() / "k" / _process_name(os.getpid())
-    # Each time: a cleaner of /tmp may have been here since, and after it somebody else.
-    for path in (run_root(), run_root() / "k", directory):
-        make_private(path)
+    directory = place("k") / _process_name(os.getpid())
+    make_private(directory)
     return directory
 
 

@@ -19,6 +19,7 @@ from .connection import PORTS, Channels, inside
 from .errors import Ds01Error, NotBuiltError
 from .explaining import ExplainingKernel, Say
 from .launch import Started
+from .predecessor import Predecessor
 from .projects import Project
 from .text import clean
 from .variables import WORKSPACE, select
@@ -47,7 +48,7 @@ class ContainerProvisioner(KernelProvisionerBase):
         self._process: KernelProcess | ExplainingKernel | None = None
         #: What passes messages on to `_process`, when that was started by the first cell.
         self._passing: ExplainingKernel | None = None
-        self._told_to_end: KernelProcess | ExplainingKernel | None = None
+        self._predecessor = Predecessor()
         self._cwd = PurePosixPath(WORKSPACE)
         self._is_restart = False
         #: A shutdown was asked of a process that had ended, and waits on Jupyter's side for the next one.
@@ -78,6 +79,7 @@ class ContainerProvisioner(KernelProvisionerBase):
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Start the kernel, or one that explains why it cannot start: Jupyter calls idle what raises here."""
         await self._end_passing()
+        self._predecessor.judge()
         await asyncio.sleep(self._silent_until - time.monotonic())
         try:
             # Not in a thread of the caller's loop, which may be a forked process's: its threads are not.
@@ -130,10 +132,12 @@ class ContainerProvisioner(KernelProvisionerBase):
             files=variables.files,
             connection=self._kernel_connection(process),
             arguments=kwargs.get("arguments", []),
+            notice=self._predecessor.notice,
         )
 
     def _adopt(self, started: Started) -> None:
         self._process = started.process
+        self._predecessor.is_now(started.process)
         self.log.info(
             "Kernel %s of project %s runs in %s as process %d",
             self.kernel_id,
@@ -153,12 +157,15 @@ class ContainerProvisioner(KernelProvisionerBase):
         assert self._channels is not None
         channels = self._channels
         prefix = channels.own_prefix()
+        if self._project is not None and not reason.remedy:
+            reason.remedy = f"`jupyter ds01 doctor {self._name}` looks for the cause."
 
         async def prepare(say: Say) -> str:
             assert self._project is not None
             assert kwargs is not None
             await self._workbench.launcher.build_if_missing(self._project, say)
             say("Starting the kernel.\n")
+            self._predecessor.notice = explaining.notice
             started = await self._workbench.launcher.start(
                 self._project, self._request(self._project, kwargs)
             )
@@ -172,10 +179,12 @@ class ContainerProvisioner(KernelProvisionerBase):
             reason,
             prepare=prepare if kwargs is not None else None,
             hand_over=channels.point_at,
+            notice=self._predecessor.notice,
         )
         await self._workbench.run(explaining.open())
         channels.point_at(prefix)
         self._process = explaining
+        self._predecessor.is_now(explaining)
 
     async def _end_passing(self) -> None:
         passing, self._passing = self._passing, None
@@ -198,20 +207,29 @@ class ContainerProvisioner(KernelProvisionerBase):
     def _report_end(self, started: Started) -> None:
         async def report() -> None:
             exit_ = await started.process.ended()
-            expected = exit_.code == 0 or started.process is self._told_to_end
+            expected = exit_.code == 0 or self._predecessor.was_told(started.process)
             level = "info" if expected or self._process is not started.process else "warning"
             getattr(self.log, level)(
                 "Kernel process %d of project %s in %s ended: %s%s",
                 started.process.pid,
                 self._name,
                 started.container.name,
-                _describe(exit_.code),
-                f" ({exit_.reason.strip()})" if exit_.reason.strip() else "",
+                exit_.why,
+                f" ({exit_.detail})" if exit_.detail else "",
             )
 
         self._workbench.submit(report())
 
     # The process
+
+    @property
+    def project_path(self) -> str:
+        return str(self._project.path) if self._project is not None else ""
+
+    @property
+    def process_id(self) -> str:
+        """The agent's name for the kernel process; empty while an explaining kernel stands in."""
+        return self._process.id if isinstance(self._process, KernelProcess) else ""
 
     @property
     def has_process(self) -> bool:
@@ -234,15 +252,16 @@ class ContainerProvisioner(KernelProvisionerBase):
             await self._tell(self._process.signal, signum)
 
     async def kill(self, restart: bool = False) -> None:
+        self._predecessor.is_told_to_end()
         if self._process is not None:
-            self._told_to_end = self._process
             await self._tell(self._process.end)
 
     async def terminate(self, restart: bool = False) -> None:
-        self._told_to_end = self._process
+        self._predecessor.is_told_to_end()
         await self.send_signal(signal.SIGTERM)
 
     async def shutdown_requested(self, restart: bool = False) -> None:
+        self._predecessor.is_told_to_end()
         if self._process is not None:
             self._asked_the_dead = self._process.exit is not None
             try:
@@ -371,12 +390,3 @@ def _inside_cwd(project: Project, cwd: str | os.PathLike[str] | None) -> PurePos
     except OSError:  # our own folder was removed
         return WORKSPACE
     return WORKSPACE / real.relative_to(project.path) if real.is_relative_to(project.path) else WORKSPACE
-
-
-def _describe(code: int) -> str:
-    if code < 0:
-        try:
-            return f"killed by {signal.Signals(-code).name}"
-        except ValueError:
-            return f"killed by signal {-code}"
-    return f"exit code {code}"

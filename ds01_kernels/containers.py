@@ -9,25 +9,35 @@ import os
 import pwd
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from .agent_stream import FIND_PYTHON
 from .connection import SOCKETS, SocketDirectory
 from .engine import ContainerFile, ContainerInfo, ContainerSpec, Engine, EngineInfo, ImageInfo, Mount
-from .errors import ConflictError, ContainerExitedError, NotBuiltError
+from .errors import ConflictError, ContainerExitedError, Ds01Error, KernelsRunningError, NotBuiltError
 from .projects import Project
 from .settings import Settings
-from .text import clean
+from .unreachable import why_ended
 from .variables import WORKSPACE
 
 IPYKERNEL = PurePosixPath("/opt/ds01/ipykernel")
+#: What was asked to be installed: the agent reads it (`agent.asked`).
+PIP_NOTES = PurePosixPath("/opt/ds01/pip")
+PIP_REPORT = PIP_NOTES / "report.json"
 
 LABEL_PROJECT = "ds01-kernels.project"
 LABEL_UID = "ds01-kernels.uid"
 LABEL_PATH = "ds01-kernels.path"
 LABEL_SOCKETS = "ds01-kernels.sockets"
 LABEL_SETTINGS = "ds01-kernels.settings"
+#: The name of the project's one container. One that carries it and is called otherwise stands beside that one: it is
+#: on trial, about to take its place, or kept for kernels that still run in it.
+LABEL_NAME = "ds01-kernels.name"
+
+#: Seconds that a container's main process has for its end.
+STOP_GRACE = 10.0
 
 #: The container's main process does nothing: kernels come and go beside it.
 _HOLDER = "import signal\nwhile True: signal.pause()"
@@ -35,10 +45,14 @@ _HOLDER = "import signal\nwhile True: signal.pause()"
 
 @dataclass(frozen=True)
 class Running:
-    """A project's container that runs; `sockets` is None when the host shares no directory with it."""
+    """A project's container that runs; `sockets` is None when the host shares no directory with it.
+
+    `is_new`: it was made by the call that returned this.
+    """
 
     info: ContainerInfo
     sockets: SocketDirectory | None
+    is_new: bool = False
 
 
 async def find(engine: Engine, project: Project) -> ContainerInfo | None:
@@ -55,7 +69,17 @@ async def find(engine: Engine, project: Project) -> ContainerInfo | None:
 async def find_all(engine: Engine) -> dict[str, ContainerInfo]:
     """This user's containers by the path of their project."""
     found = await engine.containers({LABEL_UID: str(os.getuid())})
-    return {info.labels[LABEL_PATH]: info for info in found if LABEL_PATH in info.labels}
+    return {info.labels[LABEL_PATH]: info for info in found if LABEL_PATH in info.labels and is_current(info)}
+
+
+async def find_beside(engine: Engine, project: Project) -> list[ContainerInfo]:
+    """The project's containers other than its one container, in whatever state."""
+    return [info for info in await engine.containers(labels(project)) if not is_current(info)]
+
+
+def is_current(info: ContainerInfo) -> bool:
+    """Whether it is the project's one container, and none beside it."""
+    return info.labels.get(LABEL_NAME, info.name) == info.name
 
 
 async def ensure(
@@ -73,18 +97,44 @@ async def ensure(
     `NotBuiltError` or `EngineError`.
     """
     info, image = await asyncio.gather(find(engine, project), engine.image(project.image_name(os.getuid())))
-    is_outdated = info is not None and image is not None and _is_outdated(info, image, settings)
-    if info is not None and is_outdated and (not info.running or await is_idle(info)):
+    if info is not None and info.state == "created":
+        # Whoever made it was gone before it was complete, or could not start it.
         await retire(engine, info)
         info = None
-    if info is None:
-        if image is None:
-            raise NotBuiltError(
-                f"The image of project {project.name} has not been built yet.",
-                remedy=f"Build it with `jupyter ds01 image-update {project.name}`.",
-            )
-        info = await _create(engine, project, image, settings, store)
-    return await _run(engine, info)
+    if info is not None and outdated(info, image, settings) and (not info.running or await is_idle(info)):
+        await retire(engine, info)
+        info = None
+    if info is not None and info.running and _is_cut_off(info):
+        info = await _stopped(engine, info, is_idle)
+    if info is not None:
+        return await run(engine, info)
+    if image is None:
+        raise NotBuiltError(
+            f"The image of project {project.name} has not been built yet.",
+            remedy=f"Build it with `jupyter ds01 image-update {project.name}`.",
+        )
+    info = await create(engine, project, image, settings, store)
+    return replace(await run(engine, info), is_new=True)
+
+
+def _is_cut_off(info: ContainerInfo) -> bool:
+    """Whether the directory that it shares with this machine is there no more."""
+    sockets = SocketDirectory.recorded(info.labels.get(LABEL_SOCKETS, ""))
+    return sockets is not None and not sockets.is_usable()
+
+
+async def _stopped(
+    engine: Engine, info: ContainerInfo, is_idle: Callable[[ContainerInfo], Awaitable[bool]]
+) -> ContainerInfo | None:
+    """The same container, stopped: when it is started again it gets the directory that is made then."""
+    if not await is_idle(info):
+        raise KernelsRunningError(
+            f"The directory that {info.name} shares with this machine was deleted, and kernels still run there.",
+            remedy="Shut down the other kernels of the project, then restart this one: the container is started "
+            "anew then.",
+        )
+    await engine.stop(info.id, STOP_GRACE)
+    return await engine.container(info.id)
 
 
 async def retire(engine: Engine, info: ContainerInfo) -> None:
@@ -107,48 +157,60 @@ def _is_of(info: ContainerInfo, project: Project) -> bool:
     return all(info.labels.get(name) == value for name, value in labels(project).items())
 
 
-def _is_outdated(info: ContainerInfo, image: ImageInfo, settings: Settings) -> bool:
-    return info.image_id != image.id or has_other_settings(info, settings)
+def outdated(info: ContainerInfo, image: ImageInfo | None, settings: Settings | None) -> tuple[str, ...]:
+    """What is another now than when the container was made: ``image``, ``settings``, both, or nothing.
 
-
-def has_other_settings(info: ContainerInfo, settings: Settings) -> bool:
-    """Whether the container was made with other settings than these."""
-    return info.labels.get(LABEL_SETTINGS) != _digest(settings)
+    Without an image there is nothing to make a newer one from. None for settings that are not known.
+    """
+    if image is None:
+        return ()
+    has_other_settings = settings is not None and info.labels.get(LABEL_SETTINGS) != _digest(settings)
+    changed = {"image": info.image_id != image.id, "settings": has_other_settings}
+    return tuple(name for name, is_another in changed.items() if is_another)
 
 
 def _digest(settings: Settings) -> str:
-    return hashlib.sha256(json.dumps(asdict(settings), sort_keys=True, default=str).encode()).hexdigest()[:16]
+    given = asdict(settings)
+    # Where packages are saved says nothing about the container.
+    del given["packages"]
+    return hashlib.sha256(json.dumps(given, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-async def _run(engine: Engine, info: ContainerInfo) -> Running:
+async def run(engine: Engine, info: ContainerInfo) -> Running:
+    """Start it if it does not run. Raises `ContainerExitedError` or `EngineError`."""
     sockets = SocketDirectory.recorded(info.labels.get(LABEL_SOCKETS, ""))
     if info.running:
         return Running(info, sockets if sockets and sockets.is_usable() else None)
     if sockets is not None:
         # /tmp may have been cleaned since, or somebody may have put something else there.
         sockets.renew()
-    await engine.start(info.id)
+    # By its name, which is in what may be said of it.
+    await engine.start(info.name)
     started = await engine.container(info.id)
-    if started is None or not started.running:
-        said = clean(await engine.logs(info.id, 5), colours=False)
-        raise ContainerExitedError(
-            f"The container {info.name} ended as soon as it was started. {said}".strip()
-        )
+    if started is None:
+        raise ContainerExitedError(f"The container {info.name} was removed as soon as it was started.")
+    if not started.running:
+        raise await why_ended(engine, started)
     return Running(started, sockets)
 
 
-async def _create(
-    engine: Engine, project: Project, image: ImageInfo, settings: Settings, store: Path
+async def create(
+    engine: Engine, project: Project, image: ImageInfo, settings: Settings, store: Path, *, beside: str = ""
 ) -> ContainerInfo:
+    """Make a container of that image: the project's one, or one beside it whose name ends in `beside`.
+
+    Raises `EngineError`.
+    """
     host = await engine.info()
     sockets = SocketDirectory.new() if host.local else None
     person = person_in(host)
     try:
-        info = await engine.create(_spec(project, image, settings, store, sockets, person))
+        spec = _spec(project, image, settings, store, sockets, person)
+        info = await _created(engine, replace(spec, name=f"{spec.name}.{beside}") if beside else spec)
     except BaseException as error:
         if sockets is not None:
             sockets.remove()
-        if isinstance(error, ConflictError) and (rival := await find(engine, project)):
+        if isinstance(error, ConflictError) and not beside and (rival := await find(engine, project)):
             # Another process of ours was faster.
             return rival
         raise
@@ -158,6 +220,17 @@ async def _create(
         info.id, _account(person, passwd.decode("utf-8", "replace"), group.decode("utf-8", "replace"))
     )
     return info
+
+
+async def _created(engine: Engine, spec: ContainerSpec) -> ContainerInfo:
+    creating = asyncio.ensure_future(engine.create(spec))
+    try:
+        return await asyncio.shield(creating)
+    except asyncio.CancelledError:
+        # The engine is at it all the same, and nobody else will know of what it makes.
+        with suppress(Ds01Error):
+            await engine.remove((await creating).id)
+        raise
 
 
 @dataclass(frozen=True)
@@ -202,6 +275,10 @@ def _account(person: Person, passwd: str, group: str) -> list[ContainerFile]:
         ContainerFile(PurePosixPath("/etc/passwd"), _lines(":".join(entry) for entry in kept), 0, 0, 0o644),
         ContainerFile(PurePosixPath("/etc/group"), _lines(groups), 0, 0, 0o644),
         ContainerFile(person.home, None, person.uid, person.gid, 0o700),
+        # Whoever installs is to be able to write pip's report, which fails otherwise: root too, who has no
+        # privileges here (https://docs.kernel.org/userspace-api/no_new_privs.html).
+        ContainerFile(PIP_NOTES, None, person.uid, person.gid, 0o777),
+        ContainerFile(PIP_REPORT, b"", person.uid, person.gid, 0o666),
     ]
 
 
@@ -215,7 +292,7 @@ def _spec(
 ) -> ContainerSpec:
     name = project.container_name(os.getuid())
     mounts = [Mount(project.path, WORKSPACE), Mount(store, IPYKERNEL, read_only=True), *settings.mounts]
-    extra_labels = {LABEL_SETTINGS: _digest(settings)}
+    extra_labels = {LABEL_SETTINGS: _digest(settings), LABEL_NAME: name}
     if sockets is not None:
         mounts.append(Mount(sockets.path, SOCKETS))
         extra_labels[LABEL_SOCKETS] = str(sockets.path)
@@ -231,6 +308,11 @@ def _spec(
             # An install is the user's decision, and the container is theirs:
             # https://peps.python.org/pep-0668/
             "PIP_BREAK_SYSTEM_PACKAGES": "1",
+            # What pip advises on that user, and on its own version, is no use to somebody who has no choice.
+            "PIP_ROOT_USER_ACTION": "ignore",
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            # Where the agent learns of extras: https://pip.pypa.io/en/stable/reference/installation-report/
+            "PIP_REPORT": str(PIP_REPORT),
             **settings.env,
             "DS01_PROJECT": project.name,
             "DS01_CONTAINER": name,

@@ -17,12 +17,16 @@
     │   ├── EngineTimeoutError     504
     │   ├── BuildFailedError       422
     │   └── ContainerExitedError   502
+    ├── InstallFailedError         422   pip in the container said no
+    ├── CheckFailedError           422   a new image was built, and kernels cannot live in it
     ├── AgentError                 502   the agent inside the container
     │   ├── NoPythonError          422
     │   ├── NoIpykernelError       422
     │   ├── AgentLostError         502
     │   └── ProtocolError          502   bytes that are not the agent's protocol
-    └── KernelFailedError          502   the kernel process ended before it answered
+    ├── DiskFullError              507   no space is left where we write
+    ├── KernelFailedError          502   the kernel process ended before it answered
+    └── KernelEndedError           502   the kernel process ended by itself, or by others
 
 Every error has a sentence for the user (``str(error)``), what to do about it (``remedy``, may be empty), a
 word that programs can rely on (``reason``), and the HTTP status that fits, as a hint for whoever speaks HTTP.
@@ -118,6 +122,16 @@ class ContainerExitedError(EngineError):
     reason = "container-exited"
 
 
+class CheckFailedError(Ds01Error):
+    status = 422
+    reason = "check-failed"
+
+
+class InstallFailedError(Ds01Error):
+    status = 422
+    reason = "install-failed"
+
+
 class AgentError(Ds01Error):
     status = 502
     reason = "agent"
@@ -141,6 +155,16 @@ class ProtocolError(AgentError):
     reason = "protocol"
 
 
+class DiskFullError(Ds01Error):
+    status = 507
+    reason = "disk-full"
+
+
 class KernelFailedError(Ds01Error):
     status = 502
     reason = "kernel-failed"
+
+
+class KernelEndedError(Ds01Error):
+    status = 502
+    reason = "kernel-ended"

@@ -24,9 +24,9 @@ import zmq.asyncio
 from jupyter_client._version import protocol_version
 from jupyter_client.session import Session
 
-from .agent_client import Exit
 from .connection import PORTS
-from .errors import Ds01Error
+from .errors import BuildFailedError, Ds01Error
+from .exits import Exit
 from .text import clean
 
 log = logging.getLogger("ds01_kernels")
@@ -37,6 +37,12 @@ REQUESTS = ("shell", "control")
 #: Seconds for the real kernel to be heard, and between two attempts.
 HEARD_LIMIT, HEARD_PAUSE = 30.0, 0.1
 
+#: Seconds within which a client that has reached one channel has subscribed on another.
+SUBSCRIBED = 0.1
+
+#: Of what a failed build printed, beneath its reason.
+LAST_LINES = 10
+
 Say = Callable[[str], None]
 
 
@@ -46,7 +52,7 @@ class ExplainingKernel:
     `connection` is Jupyter's (key, signature scheme, curve keys), `prefix` the path that the five sockets are
     bound at. `prepare`, if there is one, is awaited at the first cell that is run: it may say things into the
     cell, and returns the prefix of the real kernel's sockets or raises a `Ds01Error`. `hand_over` is called
-    when Jupyter's paths may be pointed there.
+    when Jupyter's paths may be pointed there. `notice` is said once, in the first cell that is answered.
     """
 
     def __init__(
@@ -57,11 +63,14 @@ class ExplainingKernel:
         *,
         prepare: Callable[[Say], Awaitable[str]] | None = None,
         hand_over: Callable[[str], None] = lambda _: None,
+        notice: str = "",
     ) -> None:
         self.id = ""
         self.pid = 0
         self.exit: Exit | None = None
         self.reason = reason
+        #: What is still to be said of the process before this one.
+        self.notice = notice
         self._connection = connection
         self._prefix = prefix
         self._prepare = prepare
@@ -132,8 +141,14 @@ class ExplainingKernel:
     # Answering
 
     async def _answer(self, channel: str) -> None:
+        is_first = True
         while True:
             frames = await self._sockets[channel].recv_multipart()
+            if is_first:
+                # Clients of the kernel before us come back to each channel on its own: what is said in their
+                # cell before they subscribe again would be lost.
+                await asyncio.sleep(SUBSCRIBED)
+                is_first = False
             if self._passing is not None:
                 await self._passing.send(channel, frames)
             elif channel in REQUESTS:
@@ -167,6 +182,10 @@ class ExplainingKernel:
         code = message["content"].get("code", "")
         self._publish("status", {"execution_state": "busy"}, message)
         self._publish("execute_input", {"code": code, "execution_count": self._count}, message)
+        notice, self.notice = self.notice, ""
+        if notice:
+            told = {"data": {"text/plain": clean(notice)}, "metadata": {}, "transient": {}}
+            self._publish("display_data", told, message)
         error = _as_error(self.reason)
         self._publish("error", error, message)
         return {"status": "error", "execution_count": self._count, **error}
@@ -334,7 +353,9 @@ def _answer_to(kind: str, count: int, reason: Ds01Error) -> dict[str, Any]:
 
 def _as_error(reason: Ds01Error) -> dict[str, Any]:
     sentence, remedy = clean(str(reason)), clean(reason.remedy)
-    lines = [f"\x1b[31m{sentence}\x1b[0m", *([remedy] if remedy else [])]
+    log = clean(reason.log) if isinstance(reason, BuildFailedError) else ""
+    last = log.rstrip().splitlines()[-LAST_LINES:]
+    lines = [f"\x1b[31m{sentence}\x1b[0m", *last, *([remedy] if remedy else [])]
     return {"ename": type(reason).__name__, "evalue": f"{sentence} {remedy}".strip(), "traceback": lines}
 
 

@@ -7,18 +7,24 @@ https://jupyter-server.readthedocs.io/en/stable/developers/extensions.html
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
+from jupyter_events import EventLogger
 from jupyter_server.gateway.gateway_client import GatewayClient
 from jupyter_server.serverapp import ServerApp
+from tornado.ioloop import IOLoop
 from traitlets.config import Config
 from traitlets.utils.importstring import import_item
 
+from . import handlers, job_handlers, package_handlers
 from .errors import Ds01Error
+from .events import SCHEMA_FILES, Event
 from .handlers import routes
 from .kernelspecs import PROVISIONER, with_projects
+from .server_kernels import ServerKernels
 from .workbench import Workbench
 
 #: Seconds between Jupyter's looks at a kernel. Ours answers from what the agent has told, so a look costs
@@ -33,7 +39,14 @@ def link(server: ServerApp) -> None:
             "ds01-kernels: kernels come from a gateway here, so projects are not offered as kernels."
         )
         return
-    workbench = Workbench.open(_own_configuration(server.config), log=server.log)
+    workbench = Workbench.open(
+        _own_configuration(server.config), files=server.loaded_config_files, log=server.log
+    )
+    try:
+        workbench.check()
+    except Ds01Error as error:
+        # Here for the admin; whoever starts a kernel is told in the notebook.
+        server.log.error("ds01-kernels: no kernel of a project can start. %s", error.sentence)  # noqa: TRY400
     try:
         specs = with_projects(_kernelspecs_class(server), workbench.projects)
         server.kernel_spec_manager_class = specs
@@ -56,10 +69,28 @@ def load(server: ServerApp) -> None:
     address = server.sock or server.port
     if address:
         workbench.owner = f"server {socket.gethostname()}:{address}{server.base_url}"
+    table = [*handlers.TABLE, *job_handlers.TABLE, *package_handlers.TABLE]
     server.web_app.add_handlers(  # type: ignore[no-untyped-call]
-        ".*$", routes(server.base_url, workbench)
+        ".*$", routes(server.base_url, workbench, table)
     )
+    if (bus := server.event_logger) is not None:
+        for file in SCHEMA_FILES:
+            bus.register_event_schema(file)
+        workbench.listen(_emitter(bus, IOLoop.current()))
+    kernels, loop = ServerKernels(server.kernel_manager, server.session_manager), IOLoop.current()
+    workbench.on_replaced = lambda processes: loop.add_callback(kernels.restart, processes)
+    # Kernels that a server before us left have its grace time until they end.
+    workbench.submit(workbench.begin())
     server.log.info("ds01-kernels looks for projects in %s", ", ".join(map(str, workbench.folders)))
+
+
+def _emitter(bus: EventLogger, loop: IOLoop) -> Callable[[Event], None]:
+    """What brings our events, from whatever thread, to Jupyter's event bus."""
+
+    def emit(event: Event) -> None:
+        loop.add_callback(bus.emit, schema_id=event.schema, data=event.as_json())
+
+    return emit
 
 
 def _kernelspecs_class(server: ServerApp) -> type[KernelSpecManager]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import wraps
 from http.client import responses
 from pathlib import Path
@@ -15,9 +15,10 @@ from jupyter_server.base.handlers import APIHandler
 from jupyter_server.utils import url_path_join
 from tornado import web
 
-from . import doctor, status
-from .errors import Ds01Error
+from . import creating, doctor, status
+from .errors import BadInputError, Ds01Error
 from .provisioner import ProjectProvisioner
+from .request_body import TEXT, read_body
 from .text import clean
 from .workbench import Workbench
 
@@ -27,15 +28,11 @@ Method = Callable[..., Awaitable[None]]
 Checked = Callable[..., Awaitable[None] | None]
 
 
-def routes(base_url: str, workbench: Workbench) -> list[tuple[str, type[web.RequestHandler], dict[str, Any]]]:
-    """What `extension` adds to the server."""
+def routes(
+    base_url: str, workbench: Workbench, table: Iterable[tuple[str, type[Ds01Handler]]]
+) -> list[tuple[str, type[web.RequestHandler], dict[str, Any]]]:
+    """What `extension` adds to the server: the handlers of a `TABLE`, below our own path."""
     settings = {"workbench": workbench}
-    project = r"(?P<name>[^/]+)"
-    table = [
-        ("projects", ProjectsHandler),
-        (f"projects/{project}", ProjectHandler),
-        (f"projects/{project}/doctor", DoctorHandler),
-    ]
     return [(url_path_join(base_url, "ds01", path), handler, settings) for path, handler in table]
 
 
@@ -77,17 +74,59 @@ class Ds01Handler(APIHandler):
         self.set_header("Content-Type", "application/json")
         self.finish(json.dumps(value))
 
+    def located(self, project: status.ProjectStatus) -> dict[str, Any]:
+        """The project with its folder as Jupyter's contents call it; None outside the server's root."""
+        root = Path(getattr(self.contents_manager, "root_dir", "/")).resolve()
+        path = Path(project.path)
+        inside = path.relative_to(root).as_posix() if path.is_relative_to(root) else None
+        return {**project.as_json(), "contents_path": inside}
+
 
 class ProjectsHandler(Ds01Handler):
     @permitted("read")
     async def get(self) -> None:
-        self.answer([project.as_json() for project in await status.all_statuses(self.workbench)])
+        self.answer([self.located(project) for project in await status.all_statuses(self.workbench)])
+
+    @permitted("execute")
+    async def post(self) -> None:
+        wanted = read_body(
+            self.request.body, {"name": TEXT, "template": TEXT, "from": TEXT}, required=("name",)
+        )
+        if "template" in wanted and "from" in wanted:
+            raise BadInputError(
+                "A project is made from a template or from another project, not both.",
+                remedy="Leave out 'template' or 'from'.",
+            )
+        found = self.workbench.projects()
+        if "from" in wanted:
+            text = creating.of_project(found, wanted["from"])
+        else:
+            text = creating.template(wanted.get("template", creating.TEMPLATE))
+        creating.create(found, wanted["name"], text)
+        made = {project.name: project for project in await status.all_statuses(self.workbench)}
+        self.set_status(201)
+        self.answer(self.located(made[wanted["name"]]))
 
 
 class ProjectHandler(Ds01Handler):
     @permitted("read")
     async def get(self, name: str) -> None:
-        self.answer((await status.details(self.workbench, name)).as_json())
+        self.answer(self.located(await status.details(self.workbench, name)))
+
+
+class KernelsHandler(Ds01Handler):
+    @permitted("read")
+    async def get(self) -> None:
+        names = {str(project.path): project.name for project in self.workbench.projects().projects}
+        manager = self.kernel_manager
+        kernels = {id_: manager.get_kernel(id_).provisioner for id_ in manager.list_kernel_ids()}
+        self.answer(
+            [
+                {"id": id_, "project": names.get(one.place), "is_on_host": one.is_on_host}
+                for id_, one in kernels.items()
+                if isinstance(one, ProjectProvisioner)
+            ]
+        )
 
 
 class DoctorHandler(Ds01Handler):
@@ -115,3 +154,12 @@ class DoctorHandler(Ds01Handler):
 def _is_python(kernel: Any) -> bool:
     spec = kernel.kernel_spec
     return spec is not None and spec.language.lower() == "python"
+
+
+PROJECT = r"projects/(?P<name>[^/]+)"
+TABLE: list[tuple[str, type[Ds01Handler]]] = [
+    ("projects", ProjectsHandler),
+    ("kernels", KernelsHandler),
+    (PROJECT, ProjectHandler),
+    (f"{PROJECT}/doctor", DoctorHandler),
+]

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import pwd
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
 
+from .build_text import BuildText
 from .containers import labels
 from .engine import BuildProgress, BuildRequest, Engine
-from .errors import BadInputError
+from .errors import BadInputError, BuildFailedError
 from .project_files import read_text
 from .projects import Project
+from .text import shown
+from .variables import without_credentials
 
 #: On images: the sha256 of the Dockerfile's text, to tell whether it was changed since.
 LABEL_DOCKERFILE = "ds01-kernels.dockerfile"
@@ -23,27 +29,50 @@ async def build(
     engine: Engine,
     project: Project,
     *,
+    text: str | None = None,
+    tag: str = "",
     arguments: Mapping[str, str] | None = None,
+    secrets: Mapping[str, Path] | None = None,
+    files: Mapping[str, str] | None = None,
     no_cache: bool = False,
     pull: bool = False,
 ) -> AsyncIterator[BuildProgress]:
     """Build the project's image from its Dockerfile and tag it. Raises `BuildFailedError`, `BadInputError`.
 
-    Of `arguments` the Dockerfile gets those that it declares.
+    `text` takes the place of the Dockerfile, `files` of files beside it, `tag` of the image's own name. Of
+    `arguments` the Dockerfile gets those that it declares, without passwords of package indexes, which belong
+    into `secrets`. In each value, `log` is what a person reads: a heading for each step, and its output.
     """
-    text = read_dockerfile(project)
+    text = await asyncio.to_thread(read_dockerfile, project) if text is None else text
     request = BuildRequest(
         directory=project.path,
         dockerfile=text,
-        tag=project.image_name(os.getuid()),
+        tag=tag or project.image_name(os.getuid()),
         args=_declared(text, {**(arguments or {}), **_user_arguments()}),
         labels={**labels(project), LABEL_DOCKERFILE: digest(text)},
+        files=files or {},
+        secrets=secrets or {},
         no_cache=no_cache,
         pull=pull,
     )
-    async with aclosing(engine.build(request)) as progress:  # type: ignore[type-var]
-        async for value in progress:
-            yield value
+    shown_text = BuildText()
+    try:
+        async with aclosing(engine.build(request)) as progress:  # type: ignore[type-var]
+            async for value in progress:
+                yield replace(value, log=shown_text.of(value))
+    except BuildFailedError as error:
+        raise _with_line(error, text) from error
+
+
+def _with_line(error: BuildFailedError, text: str) -> BuildFailedError:
+    """The same, with the Dockerfile's line, unless an instruction is quoted, and with something to do."""
+    lines = text.splitlines()
+    message, line = str(error), error.line
+    if line is not None and 0 < line <= len(lines) and "`" not in message:
+        message += f" Line {line} is `{shown(lines[line - 1].strip(), 100)}`."
+    where = f"line {line} of the Dockerfile" if line else "the Dockerfile"
+    remedy = error.remedy or f"Correct {where}, then try again."
+    return BuildFailedError(message, remedy=remedy, line=line, log=error.log)
 
 
 def read_dockerfile(project: Project) -> str:
@@ -62,6 +91,12 @@ def read_dockerfile(project: Project) -> str:
     return text
 
 
+def beside(reference: str, tag: str) -> str:
+    """The name of another image of the same repository."""
+    repository, colon, last = reference.rpartition(":")
+    return f"{repository if colon and '/' not in last else reference}:{tag}"
+
+
 def digest(dockerfile: str) -> str:
     """What `LABEL_DOCKERFILE` says for that text."""
     return hashlib.sha256(dockerfile.encode()).hexdigest()
@@ -78,4 +113,11 @@ def _user_arguments() -> dict[str, str]:
 def _declared(dockerfile: str, arguments: dict[str, str]) -> dict[str, str]:
     """Those of the arguments that the Dockerfile declares: the engine complains of others."""
     found = set(re.findall(r"^\s*ARG\s+(\w+)", dockerfile, re.MULTILINE | re.IGNORECASE))
-    return {name: value for name, value in arguments.items() if name in found}
+    return {name: _public(name, value) for name, value in arguments.items() if name in found}
+
+
+def _public(name: str, value: str) -> str:
+    # Arguments stay in the image's history, for everybody who may use the engine.
+    if not name.upper().endswith("INDEX_URL"):
+        return value
+    return " ".join(without_credentials(url) for url in value.split())

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from . import containers, images, ipykernel_store
@@ -16,13 +16,29 @@ from .agent_client import Agent, Identity, KernelProcess, KernelRequest
 from .connection import SocketDirectory
 from .containers import IPYKERNEL, Running
 from .engine import ContainerInfo, Engine
-from .errors import AgentError, AgentLostError, ContainerExitedError, KernelsRunningError
+from .errors import (
+    AgentError,
+    AgentLostError,
+    ContainerExitedError,
+    Ds01Error,
+    KernelsRunningError,
+    NotBuiltError,
+)
+from .events import ContainerChanged
+from .idling import Idling
 from .locks import ProjectLocks
 from .projects import Project
 from .settings import Settings
+from .unreachable import why_unreachable
 from .variables import select
 
 log = logging.getLogger("ds01_kernels")
+
+#: A container of that project, its agent, and whether this process has just made it.
+Noticed = Callable[[Project, ContainerInfo, Agent, bool], None]
+
+#: Seconds that a container's main process has for its end.
+STOP_GRACE = 10.0
 
 #: Seconds that a build of the same image by somebody else is waited for.
 BUILD_LIMIT = 3600.0
@@ -43,7 +59,7 @@ class Started:
 
 
 @dataclass
-class _Station:
+class Station:
     """A container whose agent is connected."""
 
     running: Running
@@ -58,19 +74,51 @@ class Launcher:
     def __init__(self, engine: Engine, settings: Callable[[Project], Settings], identity: Identity) -> None:
         self.engine = engine
         self.locks = ProjectLocks()
+        #: Told of every container that was reached, and when something was installed in it.
+        self.noticed: Noticed = lambda project, info, agent, is_new: None
+        #: Told when a container has come to run, or was removed.
+        self.changed: Callable[[ContainerChanged], None] = lambda event: None
+        #: Told of kernel processes of ours whose container has been replaced: they are to be restarted.
+        self.replaced: Callable[[frozenset[str]], None] = lambda kernels: None
+        #: Ends what a rebuild of a process that is gone had begun, before the project's container is used.
+        self.settle: Callable[[Project], Awaitable[None]] = _nothing
         self._settings = settings
         self._identity = identity
-        self._stations: dict[str, _Station] = {}
+        self._stations: dict[str, Station] = {}
+        self._seeing_out: set[asyncio.Task[None]] = set()
+        self._retiring: dict[str, asyncio.Lock] = {}
+        self.idling = Idling(engine, self.locks, self.count_kernels, self._was_stopped)
 
     async def start(self, project: Project, request: KernelRequest) -> Started:
         """Start a kernel process and wait until it is ready. Raises an error of `errors.py`."""
-        try:
-            return await self._start(project, request)
-        except (AgentLostError, ContainerExitedError) as error:
-            # The container may have been stopped or replaced between our look and the start: look afresh,
-            # once.
-            log.info("Starting the kernel of project %s again: %s", project.name, error)
-            return await self._start(project, request)
+        async with self.idling.busy(project):
+            try:
+                started = await self._start(project, request)
+            except (AgentLostError, ContainerExitedError) as error:
+                # The container may have been stopped or replaced between our look and the start: look
+                # afresh, once.
+                log.info("Starting the kernel of project %s again: %s", project.name, error)
+                started = await self._start(project, request)
+            if started.process.agent.has_successor:
+                # Its container was replaced while it started.
+                started.process.end()
+                started = await self._start(project, request)
+            self.idling.follow(project, started.process)
+            self._see_out(started.process)
+            return started
+
+    def _see_out(self, process: KernelProcess) -> None:
+        """Once it has ended, remove its container if that was only kept for the kernels in it."""
+
+        async def wait() -> None:
+            await process.ended()
+            if process.agent.has_successor:
+                await self.retire_if_idle(process.agent.container)
+
+        # Kept here, as asyncio keeps only weak references to tasks.
+        task = asyncio.create_task(_quietly(wait()))
+        self._seeing_out.add(task)
+        task.add_done_callback(self._seeing_out.discard)
 
     async def _start(self, project: Project, request: KernelRequest) -> Started:
         station = await self.reach(project)
@@ -83,9 +131,10 @@ class Launcher:
             raise
         return _started(station, process)
 
-    async def reach(self, project: Project) -> _Station:
+    async def reach(self, project: Project) -> Station:
         """The project's container, running, with its agent connected."""
         async with self.locks.hold(project.path):
+            await self.settle(project)
             settings = await asyncio.to_thread(self._settings, project)
             running = await containers.ensure(
                 self.engine,
@@ -94,12 +143,14 @@ class Launcher:
                 store=await asyncio.to_thread(ipykernel_store.store_root),
                 is_idle=self._is_idle,
             )
-            return await self._station(running, settings.python)
+            return await self._station(project, running, settings.python)
 
     async def adopt(self, project: Project, process: str, client: str) -> Started:
         """Take over a kernel process that another process of ours, `client`, has started."""
         station = await self.reach(project)
-        return _started(station, await station.agent.adopt(process, client))
+        started = _started(station, await station.agent.adopt(process, client))
+        self.idling.follow(project, started.process)
+        return started
 
     async def build_if_missing(self, project: Project, say: Callable[[str], None]) -> None:
         """Build the project's image unless there is one. Raises `Ds01Error`.
@@ -110,7 +161,7 @@ class Launcher:
         async with self.locks.hold(project.path / "build", limit=BUILD_LIMIT):
             if await self.engine.image(project.image_name(os.getuid())) is not None:
                 return
-            say(f"The image of project {project.name} is being built.\n")
+            say(f"The image of project {project.name} is being built. Wait for it: then this cell runs.\n")
             settings = await asyncio.to_thread(self._settings, project)
             build = images.build(self.engine, project, arguments=settings.build_args)
             async with aclosing(build) as progress:  # type: ignore[type-var]
@@ -129,6 +180,7 @@ class Launcher:
         Raises `KernelsRunningError` unless `force`.
         """
         async with self.locks.hold(project.path):
+            await self.settle(project)
             info = await containers.find(self.engine, project)
             if info is None:
                 return False
@@ -139,11 +191,22 @@ class Launcher:
                     remedy="Shut them down first, or use --force to end them.",
                 )
             await containers.retire(self.engine, info)
-            return True
+        self.changed(ContainerChanged(project.name, info.name, "removed"))
+        return True
+
+    async def restart(self, project: Project) -> ContainerInfo:
+        """Stop the project's container, and all kernels with it, and have it running again."""
+        async with self.locks.hold(project.path):
+            await self.settle(project)
+            info = await containers.find(self.engine, project)
+            if info is not None and info.running:
+                await self.engine.stop(info.id, STOP_GRACE)
+                self._was_stopped(project, info)
+        return await self.deploy(project)
 
     async def count_kernels(self, info: ContainerInfo) -> int:
         """How many kernels run in that container, of all clients. Raises `AgentError` or `EngineError`."""
-        async with self._visit(info) as agent:
+        async with self.visit(info) as agent:
             return await agent.count_kernels()
 
     async def look(self, info: ContainerInfo, python: str = "") -> tuple[Mapping[str, Any], int]:
@@ -151,11 +214,12 @@ class Launcher:
 
         `python` is the interpreter to prefer when no agent runs there yet.
         """
-        async with self._visit(info, python) as agent:
+        async with self.visit(info, python) as agent:
             return agent.survey, await agent.count_kernels()
 
     @asynccontextmanager
-    async def _visit(self, info: ContainerInfo, python: str = "") -> AsyncIterator[Agent]:
+    async def visit(self, info: ContainerInfo, python: str = "") -> AsyncIterator[Agent]:
+        """The agent of a running container, whether or not kernels of ours run there. Raises the same."""
         station = self._stations.get(info.id)
         if station is not None and station.agent.lost is None:
             yield station.agent
@@ -169,11 +233,70 @@ class Launcher:
         finally:
             await visitor.close()
 
+    async def image_id(self, project: Project) -> str | None:
+        """The id of the project's image; None when it has not been built. Raises `EngineError`."""
+        image = await self.engine.image(project.image_name(os.getuid()))
+        return image.id if image else None
+
+    @asynccontextmanager
+    async def trial(self, project: Project, image_id: str) -> AsyncIterator[Agent]:
+        """The agent of a container of that image, made as the project's would be and removed afterwards.
+
+        Raises `AgentError`, `EngineError`, or `NotBuiltError` when there is no such image.
+        """
+        settings = await asyncio.to_thread(self._settings, project)
+        info = await self._create_beside(project, image_id, settings, f"trial-{os.urandom(4).hex()}")
+        try:
+            running = await containers.run(self.engine, info)
+            async with self.visit(running.info, settings.python) as agent:
+                yield agent
+        finally:
+            await asyncio.shield(containers.retire(self.engine, info))
+
+    async def stand_by(self, project: Project, image_id: str, beside: str) -> Station:
+        """A container of that image beside the project's, up and ready for kernels; its name ends in `beside`.
+
+        Raises the same. What is there then is the caller's to remove.
+        """
+        settings = await asyncio.to_thread(self._settings, project)
+        info = await self._create_beside(project, image_id, settings, beside)
+        running = replace(await containers.run(self.engine, info), is_new=True)
+        station = await self._station(project, running, settings.python)
+        await self._prepare(station, curve=False)
+        return station
+
+    async def retire_if_idle(self, container: str) -> bool:
+        """Remove a container beside the project's, unless kernels run in it; whether it is gone now."""
+        # One at a time for each: the rebuild asks for it, and so does the end of the last kernel there.
+        async with self._retiring.setdefault(container, asyncio.Lock()):
+            info = await self.engine.container(container)
+            if info is None:
+                return True
+            if containers.is_current(info) or (info.running and not await self._is_idle(info)):
+                return False
+            await containers.retire(self.engine, info)
+            return True
+
+    async def _create_beside(
+        self, project: Project, image_id: str, settings: Settings, beside: str
+    ) -> ContainerInfo:
+        image = await self.engine.image(image_id)
+        if image is None:
+            raise NotBuiltError(f"There is no image {image_id} any more.", remedy="Build it again.")
+        store = await asyncio.to_thread(ipykernel_store.store_root)
+        return await containers.create(self.engine, project, image, settings, store, beside=beside)
+
     async def close(self) -> None:
         """End our kernels and leave the agents."""
+        await self.idling.close()
         stations, self._stations = list(self._stations.values()), {}
         await asyncio.gather(*(station.agent.close() for station in stations), return_exceptions=True)
         await self.engine.close()
+
+    def _was_stopped(self, project: Project, info: ContainerInfo) -> None:
+        # Its agent will see that it is lost, but not before the container is reached again.
+        self._stations.pop(info.id, None)
+        self.changed(ContainerChanged(project.name, info.name, "stopped"))
 
     async def _is_idle(self, info: ContainerInfo) -> bool:
         try:
@@ -182,14 +305,27 @@ class Launcher:
             log.warning("The container %s is kept, since its agent does not answer: %s", info.name, error)
             return False
 
-    async def _station(self, running: Running, python: str) -> _Station:
+    async def _station(self, project: Project, running: Running, python: str) -> Station:
         known = self._stations.get(running.info.id)
         if known is not None and known.agent.lost is None:
+            # It may have got another name since.
+            known.running = replace(known.running, info=running.info)
             return known
         nonce = running.sockets.write_nonce() if running.sockets else ("", "")
-        agent = Agent(self.engine, running.info.id, self._identity, nonce, python)
+        agent = Agent(
+            self.engine,
+            running.info.id,
+            self._identity,
+            nonce,
+            python,
+            on_change=lambda: self.noticed(project, running.info, agent, False),
+            on_replaced=lambda kernels: self.replaced(kernels),
+            started=running.info.started,
+        )
         try:
             await agent.connect()
+        except (AgentError, ContainerExitedError) as error:
+            raise await why_unreachable(self.engine, running.info, error) from error
         finally:
             if running.sockets:
                 running.sockets.remove_nonce(nonce[0])
@@ -200,10 +336,12 @@ class Launcher:
         self._stations = {
             id_: station for id_, station in self._stations.items() if station.agent.lost is None
         }
-        station = self._stations[running.info.id] = _Station(running, agent)
+        station = self._stations[running.info.id] = Station(running, agent)
+        self.noticed(project, running.info, agent, running.is_new)
+        self.changed(ContainerChanged(project.name, running.info.name, "running"))
         return station
 
-    async def _prepare(self, station: _Station, *, curve: bool) -> None:
+    async def _prepare(self, station: Station, *, curve: bool) -> None:
         """Have an ipykernel in place, and the agent's zygote warming."""
         if station.prepared or (station.prepared is not None and not curve):
             return
@@ -218,14 +356,34 @@ class Launcher:
         station.prepared = curve
 
 
-def _started(station: _Station, process: KernelProcess) -> Started:
-    if station.running.sockets is None or not station.agent.shares_directory:
+async def _nothing(project: Project) -> None:
+    return
+
+
+async def _quietly(work: Awaitable[object]) -> None:
+    try:
+        await work
+    except Ds01Error as error:
+        log.info("A container that was replaced is not removed now: %s", error)
+
+
+def _started(station: Station, process: KernelProcess) -> Started:
+    name, sockets = station.running.info.name, station.running.sockets
+    if sockets is None:
         process.end()
         raise AgentError(
-            f"The container {station.running.info.name} cannot share a directory with this machine.",
+            f"The container {name} cannot share a directory with this machine.",
             remedy="Use an engine that runs on this machine.",
         )
-    return Started(process, station.running.info, station.running.sockets)
+    started = Started(process, station.running.info, sockets)
+    # Another one of that name may have been made after ours was deleted.
+    if not station.agent.shares_directory or not os.path.lexists(f"{started.prefix}-1"):
+        process.end()
+        raise AgentError(
+            f"The container {name} does not see the directory that it is to share with this machine.",
+            remedy=f"`docker stop {name}` ends all that runs there; the next kernel starts it with a new one.",
+        )
+    return started
 
 
 def _target(survey: Mapping[str, Any]) -> ipykernel_store.Target:

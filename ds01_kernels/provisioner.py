@@ -17,9 +17,12 @@ from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 from traitlets import Unicode
 
 from .container_provisioner import ContainerProvisioner
-from .errors import NoSuchProjectError
+from .errors import NoSuchProjectError, SettingError
 from .projects import Project
 from .workbench import Workbench
+
+#: What cannot be read must not let a kernel onto the host: the whole configuration, and this option.
+_ON_HOST = ("", "allow_host_kernels")
 
 
 class ProjectProvisioner(KernelProvisionerBase):
@@ -52,8 +55,8 @@ class ProjectProvisioner(KernelProvisionerBase):
             return ContainerProvisioner(workbench, lambda: workbench.projects().get(self.project), **given)
         if is_python and cwd is not None and _is_owned(workbench, cwd):
             return ContainerProvisioner(workbench, lambda: _owner_of(workbench, cwd), **given)
-        if is_python and not workbench.allow_host_kernels:
-            return ContainerProvisioner(workbench, _refuse_host, **given)
+        if is_python and not _is_host_allowed(workbench):
+            return ContainerProvisioner(workbench, lambda: _refuse_host(workbench), **given)
         return LocalProvisioner(**given)
 
     @property
@@ -65,6 +68,16 @@ class ProjectProvisioner(KernelProvisionerBase):
     def is_on_host(self) -> bool:
         """Whether the kernel was started on this machine, outside every container."""
         return isinstance(self._place, LocalProvisioner)
+
+    @property
+    def place(self) -> str:
+        """The path of the project in whose container it runs; empty on the host, or when it could not start."""
+        return self._place.project_path if isinstance(self._place, ContainerProvisioner) else ""
+
+    @property
+    def process(self) -> str:
+        """The agent's name for the kernel process; empty where there is none."""
+        return self._place.process_id if isinstance(self._place, ContainerProvisioner) else ""
 
     @property
     def has_process(self) -> bool:
@@ -127,7 +140,11 @@ class ProjectProvisioner(KernelProvisionerBase):
 
 
 def _is_owned(workbench: Workbench, cwd: str | os.PathLike[str]) -> bool:
-    projects = workbench.projects()
+    try:
+        projects = workbench.projects()
+    except SettingError:
+        # Nobody knows; `_owner_of` says why.
+        return True
     return projects.owner(cwd) is not None or projects.rejected_owner(cwd) is not None
 
 
@@ -144,7 +161,14 @@ def _owner_of(workbench: Workbench, cwd: str | os.PathLike[str]) -> Project:
     return owner
 
 
-def _refuse_host() -> Project:
+def _is_host_allowed(workbench: Workbench) -> bool:
+    return workbench.allow_host_kernels and not any(name in workbench.problems for name in _ON_HOST)
+
+
+def _refuse_host(workbench: Workbench) -> Project:
+    for name in _ON_HOST:
+        if name in workbench.problems:
+            raise workbench.problems[name]
     raise NoSuchProjectError(
         "This notebook lies in no project, and kernels on the host are switched off here.",
         remedy="Move it into a project's folder, or pick a project's kernel.",

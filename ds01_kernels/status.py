@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +11,9 @@ from typing import Any
 from . import containers
 from .engine import ContainerInfo
 from .errors import Ds01Error
+from .packages import Drift
 from .projects import Project, RejectedProject
+from .records import Records
 from .settings import Settings
 from .text import clean
 from .workbench import Workbench
@@ -20,7 +23,8 @@ from .workbench import Workbench
 class ProjectStatus:
     """A project as it stands; `state` is the container's: an engine's word, ``missing``, or ``unknown``.
 
-    `error` is a sentence when something is wrong with it. `drift` is None while it is not known.
+    `error` is a sentence when something is wrong with it. `drift` counts packages, and is None while it is not
+    known; `lost` counts those of containers that are gone, which can be restored.
     """
 
     name: str
@@ -30,6 +34,7 @@ class ProjectStatus:
     container: str | None = None
     state: str | None = None
     drift: Mapping[str, int] | None = None
+    lost: Mapping[str, int] | None = None
     error: str | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -56,17 +61,20 @@ class ProjectDetails(ProjectStatus):
 async def all_statuses(workbench: Workbench) -> list[ProjectStatus]:
     """Every project of the workspaces, with one question to the engine.
 
-    An engine that is away becomes their `error`.
+    An engine that is away, or a setting that cannot be used, becomes their `error`.
     """
     found = workbench.projects()
     known: dict[str, ContainerInfo] | None = None
     error = None
     if found.projects:
         try:
+            workbench.check()
             known = await workbench.run(containers.find_all(workbench.engine))
         except Ds01Error as problem:
             error = clean(problem.sentence, colours=False)
-    statuses = [_status(project, known, error) for project in found.projects]
+    statuses = await asyncio.to_thread(
+        lambda: [_status(workbench.records, project, known, error) for project in found.projects]
+    )
     statuses += [_rejected(rejected) for rejected in found.rejected]
     return sorted(statuses, key=lambda status: status.name)
 
@@ -76,8 +84,7 @@ async def details(workbench: Workbench, name: str) -> ProjectDetails:
 
     No container and no kernel is started for the answer.
     """
-    project = workbench.projects().get(name)
-    settings = workbench.settings(project)
+    project, settings = await asyncio.to_thread(_looked_up, workbench, name)
     limits = {
         "memory": settings.memory,
         "cpus": settings.cpus,
@@ -87,8 +94,14 @@ async def details(workbench: Workbench, name: str) -> ProjectDetails:
     try:
         return await workbench.run(_ask(workbench, project, settings, limits))
     except Ds01Error as problem:
-        status = _status(project, None, clean(problem.sentence, colours=False))
+        sentence = clean(problem.sentence, colours=False)
+        status = await asyncio.to_thread(_status, workbench.records, project, None, sentence)
         return ProjectDetails(**vars(status), limits=limits)
+
+
+def _looked_up(workbench: Workbench, name: str) -> tuple[Project, Settings]:
+    project = workbench.projects().get(name)
+    return project, workbench.settings(project)
 
 
 async def _ask(
@@ -102,11 +115,14 @@ async def _ask(
     kernels = None
     if info is not None and info.running:
         survey, kernels = await workbench.launcher.look(info, settings.python)
-    status = _status(project, {str(project.path): info} if info else {}, None)
+    # So that what is recorded is how it is now.
+    await workbench.drifts.look(project)
+    known = {str(project.path): info} if info else {}
+    status = await asyncio.to_thread(_status, workbench.records, project, known, None)
     return ProjectDetails(
         **vars(status),
         built=image is not None,
-        outdated=info is not None and image is not None and info.image_id != image.id,
+        outdated=info is not None and bool(containers.outdated(info, image, settings)),
         python={key: survey[key] for key in ("executable", "version", "ipykernel")} if survey else None,
         pip=survey.get("pip"),
         kernels=kernels,
@@ -115,13 +131,17 @@ async def _ask(
     )
 
 
-def _status(project: Project, known: dict[str, ContainerInfo] | None, error: str | None) -> ProjectStatus:
+def _status(
+    records: Records, project: Project, known: dict[str, ContainerInfo] | None, error: str | None
+) -> ProjectStatus:
     uid = os.getuid()
-    if known is None:
-        state = "unknown"
-    else:
-        info = known.get(str(project.path))
-        state = info.state if info else "missing"
+    info = known.get(str(project.path)) if known is not None else None
+    state = "unknown" if known is None else info.state if info else "missing"
+    recorded = records.drift(project)
+    drift, lost = (recorded.drift, recorded.lost) if recorded else (None, None)
+    if recorded and known is not None and recorded.container != (info.id if info else ""):
+        # It was the drift of a container that somebody has removed.
+        drift, lost = (None if info else Drift()), recorded.lost.merged(recorded.drift)
     return ProjectStatus(
         name=project.name,
         path=str(project.path),
@@ -129,6 +149,8 @@ def _status(project: Project, known: dict[str, ContainerInfo] | None, error: str
         image=project.image_name(uid),
         container=project.container_name(uid),
         state=state,
+        drift=drift.counts if drift is not None else None,
+        lost=lost.counts if lost else None,
         error=error,
     )
 

@@ -108,7 +108,8 @@ def _raw(wanted: bool) -> Iterator[None]:
     # Not as an exception in the middle of a call: the container's terminal gets the key.
     interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        tty.setraw(sys.stdin)
+        # What was typed meanwhile is kept.
+        tty.setraw(sys.stdin, termios.TCSADRAIN)
         yield
     finally:
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)

@@ -7,135 +7,50 @@ import asyncio
 import atexit
 import os
 import secrets
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from jupyter_core.application import JupyterApp
-from traitlets import Bool, Dict, Float, Integer, List, TraitError, Unicode
-from traitlets.config import Config, SingletonConfigurable
+from traitlets import Unicode
+from traitlets.config import Config
 
 from . import connection
 from .agent_client import Identity
 from .background import Background
+from .configuration import Source, shared_configuration
+from .drifts import Drifts
 from .engine import Engine
 from .errors import SettingError
+from .events import Event, Listeners
+from .housekeeping import Housekeeping
+from .jobs import Jobs
 from .launch import Launcher
+from .options import Options, usable
 from .project_files import read_text
 from .projects import Project, Projects, discover
-from .settings import (
-    PROJECT_KEYS,
-    Ceiling,
-    Settings,
-    parse_gpus,
-    parse_mount,
-    parse_python,
-    parse_size,
-    with_project,
-)
+from .rebuild import Journals, Rebuilds
+from .records import Records
+from .settings import MOST_BYTES, Settings, with_project
 
 T = TypeVar("T")
 
-
-class ConfigurationFiles(JupyterApp):
-    """Reads ``jupyter_config`` and ``jupyter_ds01_config``, which every process of ours shares."""
-
-    name = "jupyter-ds01"
-    # The default is to go on without: with a typing error in it, none of the admin's limits would hold.
-    raise_config_file_errors = True
+#: Seconds after the grace time of a process's kernels in which they have ended.
+GRACE_OVER = 5.0
 
 
-def shared_configuration() -> Config:
-    """What those files say, from all of Jupyter's configuration directories. Raises `SettingError`."""
-    application = ConfigurationFiles()
-    try:
-        application.load_config_file()
-    except Exception as error:  # noqa: BLE001 - the files are programs
-        raise SettingError(
-            f"A configuration file cannot be read: {type(error).__name__}: {error}.",
-            remedy="Correct jupyter_config.py or jupyter_ds01_config.py; `jupyter --paths` says where.",
-        ) from None
-    return application.config
-
-
-class Workbench(SingletonConfigurable):
+class Workbench(Options):
     """Kernels in the containers of projects: its settings, and its way to the engine.
 
     Made with `Workbench.open()`. All calls to engines and agents run in its own loop: `await
     workbench.run(...)`.
     """
 
-    workspaces = List(
-        Unicode(),
-        ["~/workspace"],
-        help="The folders whose sub-folders with a Dockerfile are projects. The variable DS01_WORKSPACE "
-        "(several separated by ':') overrides this.",
-    ).tag(config=True)
-    orphan_grace = Float(
-        30.0,
-        min=0,
-        help="Seconds that kernels live on after their server or client was lost, for it to come back.",
-    ).tag(config=True)
-    allow_host_kernels = Bool(
-        True, help="Whether the plain python3 kernel may run on the host for notebooks outside all projects."
-    ).tag(config=True)
-    pass_variables = List(
-        Unicode(), help="Further variables of the server that kernels get; shell patterns such as 'WANDB_*'."
-    ).tag(config=True)
-    variables = Dict(
-        value_trait=Unicode(), key_trait=Unicode(), help="Variables that are set in every container."
-    ).tag(config=True)
-    memory = Unicode("", help="Memory of a container, for example '16g'. Empty: no limit.").tag(config=True)
-    max_memory = Unicode("", help="The most that a project may set. Empty: what `memory` says.").tag(
-        config=True
-    )
-    cpus = Float(0.0, min=0, help="CPUs that a container may use, for example 1.5. 0: all.").tag(config=True)
-    max_cpus = Float(0.0, min=0, help="The most that a project may set. 0: what `cpus` says.").tag(
-        config=True
-    )
-    shm_size = Unicode(
-        "1g",
-        help="Size of /dev/shm in a container, where PyTorch's data loaders share batches. "
-        "Empty: the engine's default.",
-    ).tag(config=True)
-    max_shm_size = Unicode("", help="The most that a project may set. Empty: any size.").tag(config=True)
-    gpus = Unicode(
-        "", help="GPUs of a container: 'all', a count, or UUIDs (MIG too) separated by commas. Empty: none."
-    ).tag(config=True)
-    max_gpus = Integer(
-        -1,
-        min=-1,
-        help="The most GPUs that a project may set; -1: any number. What `gpus` says is always given.",
-    ).tag(config=True)
-    pids_limit = Integer(0, min=0, help="Processes and threads that a container may have. 0: no limit.").tag(
-        config=True
-    )
-    mounts = List(
-        Unicode(), help="Further folders of the host in every container, as in '/data:/data:ro'."
-    ).tag(config=True)
-    network = Unicode("", help="Docker network of the containers. Empty: the engine's default.").tag(
-        config=True
-    )
-    python = Unicode(
-        "",
-        help="Path of the interpreter inside images. Empty: /usr/bin/python, or what `python` means there.",
-    ).tag(config=True)
-    build_args = Dict(
-        value_trait=Unicode(),
-        key_trait=Unicode(),
-        help="Build arguments, given to Dockerfiles that declare them.",
-    ).tag(config=True)
-    project_settings = List(
-        Unicode(), list(PROJECT_KEYS), help="What a project may set in [tool.ds01] of its pyproject.toml."
-    ).tag(config=True)
-    engine_timeout = Float(60.0, min=1, help="Seconds until a call to the engine is given up.").tag(
-        config=True
-    )
-
     #: Who we are to the agents beyond the life of this process; the server sets it to its address.
     owner = Unicode("")
 
     _inherited: Workbench | None = None
+    _drifts: Drifts
+    _rebuilds: Rebuilds
 
     def __init__(self, *, engine: Engine | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -143,13 +58,19 @@ class Workbench(SingletonConfigurable):
         self._background = Background("ds01-kernels")
         self._engine = engine
         self._launcher: Launcher | None = None
+        self._listeners = Listeners()
+        self.records = Records()
+        self.jobs = Jobs(self.records, self.emit)
+        #: Called with kernel processes of ours that are to be restarted, since their container was replaced.
+        self.on_replaced: Callable[[frozenset[str]], None] = lambda processes: None
         atexit.register(self.close)
 
     @classmethod
-    def open(cls, config: Config | None = None, **kwargs: Any) -> Workbench:
+    def open(cls, config: Config | None = None, *, files: Sequence[str] = (), **kwargs: Any) -> Workbench:
         """This process's workbench, made at the first call; `config` goes before what the files say.
 
-        Raises `SettingError`.
+        `files` are those that `config` was read from. Settings that cannot be used are in its `problems`: it
+        can say so wherever somebody asks, and starts nothing.
         """
         if cls.initialized() and cls.instance()._pid != os.getpid():
             # A fork has neither our thread nor our place at the agents' streams. The object is kept: its
@@ -157,12 +78,15 @@ class Workbench(SingletonConfigurable):
             cls._inherited = cls.instance()
             cls.clear_instance()
         if not cls.initialized():
-            merged = shared_configuration()
-            merged.merge(config or Config())
+            problems: dict[str, SettingError] = {}
             try:
-                return cls.instance(config=merged, **kwargs)
-            except TraitError as error:
-                raise SettingError(f"A setting cannot be used: {error}") from None
+                merged, source = shared_configuration(files)
+            except SettingError as error:
+                merged, source, problems[""] = Config(), Source(tuple(files)), error
+            merged.merge(config or Config())
+            kept, unusable = usable(merged, source)
+            workbench = cls.instance(config=kept, **kwargs)
+            workbench.source, workbench.problems = source, problems | unusable
         return cls.instance()
 
     @property
@@ -170,42 +94,28 @@ class Workbench(SingletonConfigurable):
         """The workspaces, as absolute paths."""
         override = os.environ.get("DS01_WORKSPACE")
         names = override.split(os.pathsep) if override else self.workspaces
-        return tuple(Path(name).expanduser().absolute() for name in names if name)
+        # Not Path.expanduser: it raises where there is no such home.
+        found = (os.path.expanduser(name) for name in names if name and "\0" not in name)  # noqa: PTH111
+        return tuple(Path(name).absolute() for name in found)
 
     def projects(self) -> Projects:
-        """All projects, found afresh; no engine is asked."""
-        return discover(self.folders)
+        """All projects, found afresh; no engine is asked.
+
+        Raises `SettingError` when it is not known where they are.
+        """
+        for name in self.FOUNDATIONS:
+            if name in self.problems:
+                raise self.problems[name]
+        return discover(self.folders, self.names)
 
     def settings(self, project: Project) -> Settings:
-        """What applies to that project's container. Raises `SettingError`."""
+        """What applies to that project's container. Raises `SettingError`, `BadInputError` for its file."""
+        self.check()
         admin = self._admin_settings()
-        text = read_text(project, "pyproject.toml")
+        text = read_text(project, "pyproject.toml", most=MOST_BYTES)
         if text is None:
             return admin
         return with_project(admin, self._ceiling(admin), text, str(project.path / "pyproject.toml"))
-
-    def _admin_settings(self) -> Settings:
-        return Settings(
-            memory=parse_size("Workbench.memory", self.memory),
-            cpus=self.cpus or None,
-            shm_size=parse_size("Workbench.shm_size", self.shm_size),
-            pids_limit=self.pids_limit or None,
-            gpus=parse_gpus("Workbench.gpus", self.gpus),
-            network=self.network,
-            python=parse_python("Workbench.python", self.python),
-            mounts=tuple(parse_mount("Workbench.mounts", mount) for mount in self.mounts),
-            env=dict(self.variables),
-            build_args=dict(self.build_args),
-        )
-
-    def _ceiling(self, admin: Settings) -> Ceiling:
-        return Ceiling(
-            memory=parse_size("Workbench.max_memory", self.max_memory) or admin.memory,
-            cpus=self.max_cpus or admin.cpus,
-            shm_size=parse_size("Workbench.max_shm_size", self.max_shm_size),
-            gpus=None if self.max_gpus < 0 else self.max_gpus,
-            keys=tuple(self.project_settings),
-        )
 
     @property
     def engine(self) -> Engine:
@@ -219,8 +129,63 @@ class Workbench(SingletonConfigurable):
     def launcher(self) -> Launcher:
         if self._launcher is None:
             identity = Identity(f"{os.getpid()}-{secrets.token_hex(8)}", self.owner, self.orphan_grace)
-            self._launcher = Launcher(self.engine, self.settings, identity)
+            self._launcher = launcher = Launcher(self.engine, self.settings, identity)
+            launcher.changed = self.emit
+            launcher.replaced = self._replaced
+            launcher.idling.seconds = self.idle_stop
+            self._drifts = Drifts(launcher, self.records, self.emit)
+            launcher.idling.record_drift = self._drifts.look
+            self._rebuilds = Rebuilds(
+                launcher,
+                self._drifts,
+                Journals(self.records),
+                self.settings,
+                build_limit=self.build_timeout,
+                exclusive_gpus=self.exclusive_gpus,
+            )
         return self._launcher
+
+    @property
+    def drifts(self) -> Drifts:
+        assert self.launcher is not None
+        return self._drifts
+
+    @property
+    def rebuilds(self) -> Rebuilds:
+        assert self.launcher is not None
+        return self._rebuilds
+
+    @property
+    def housekeeping(self) -> Housekeeping:
+        return Housekeeping(self.launcher)
+
+    async def begin(self) -> None:
+        """What a server does first: end what others had begun, and watch what they left running."""
+        found = await asyncio.to_thread(self._found)
+        await self.rebuilds.settle_all(found)
+        is_left = await self.housekeeping.retire_replaced()
+        await self.launcher.idling.watch(self.projects, self.orphan_grace)
+        if is_left:
+            # By then the kernels have ended that a server before this one left there.
+            await asyncio.sleep(self.orphan_grace + GRACE_OVER)
+            await self.housekeeping.retire_replaced()
+
+    def _found(self) -> tuple[Project, ...]:
+        try:
+            return self.projects().projects
+        except SettingError:
+            return ()
+
+    def _replaced(self, processes: frozenset[str]) -> None:
+        self.on_replaced(processes)
+
+    def listen(self, callback: Callable[[Event], None]) -> None:
+        """Have `callback` told of every event, in whatever thread it happens; it must not block."""
+        self._listeners.add(callback)
+
+    def emit(self, event: Event) -> None:
+        """Tell those who listen; from any thread."""
+        self._listeners.tell(event)
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Await `work`, which talks to engines or agents, from any loop."""

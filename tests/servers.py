@@ -33,6 +33,7 @@ from jsonschema import Draft202012Validator
 
 import ds01_kernels
 from ds01_kernels.engine.docker_connection import connect
+from ds01_kernels.text import clean
 
 OPENAPI = yaml.safe_load((Path(ds01_kernels.__file__).parent / "openapi.yaml").read_text())
 
@@ -236,12 +237,17 @@ class Server:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one cell gave: its streams, its last value as text, and its error's name (empty: none)."""
+    """What one cell gave: its streams, its last value as text, and its error's name (empty: none).
+
+    `shown` is what it displayed, as text; `traceback` the lines that stand for the error, without colours.
+    """
 
     status: str
     text: str = ""
     value: str = ""
     error: str = ""
+    shown: str = ""
+    traceback: tuple[str, ...] = ()
 
 
 class Kernel:
@@ -308,7 +314,8 @@ class Kernel:
 
     def outcome(self, request: str) -> Outcome:
         """Read until that request is answered and its output has come."""
-        text, value, idle, reply, deadline = "", "", False, None, time.monotonic() + LIMIT
+        text, value, shown, idle, reply = "", "", "", False, None
+        deadline = time.monotonic() + LIMIT
         while not idle or reply is None:
             message = self._receive(deadline)
             if message["parent_header"].get("msg_id") != request:
@@ -318,11 +325,14 @@ class Kernel:
                 text += content["text"]
             elif kind == "execute_result":
                 value = content["data"]["text/plain"]
+            elif kind == "display_data":
+                shown += content["data"]["text/plain"]
             elif kind == "status":
                 idle = content["execution_state"] == "idle"
             elif kind == "execute_reply":
                 reply = content
-        return Outcome(reply["status"], text, value, reply.get("ename", ""))
+        traceback = tuple(clean(line, colours=False) for line in reply.get("traceback", ()))
+        return Outcome(reply["status"], text, value, reply.get("ename", ""), shown, traceback)
 
     def receive_until(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         deadline = time.monotonic() + LIMIT

@@ -18,30 +18,55 @@ PACKAGE = Path(__file__).parent.parent / "ds01_kernels"
 # Imports go up this table, or sideways where that makes no circle; never down.
 LAYERS = (
     {"errors", "agent", "text"},
-    {"packages", "projects", "project_files", "connection", "variables", "background", "locks"},
+    {
+        *("names", "packages", "requirement", "records", "projects", "project_files"),
+        *("connection", "variables", "background", "locks", "machine", "printing"),
+    },
+    {"events", "request_body"},
     {"dockerfile"},
     {"engine"},
     {
         "settings",
+        "setting_values",
+        "configuration",
+        "options",
         "agent_client",
         "agent_stream",
         "agent_calls",
+        "exits",
+        "unreachable",
         "containers",
         "ipykernel_store",
         "base_image",
         "testing",
+        "testing_stream",
     },
-    {"images"},
-    {"launch", "rebuild", "explaining"},
+    {"images", "build_text"},
+    {"creating"},
+    {"launch", "idling", "jobs", "explaining", "predecessor"},
+    {"drifts", "installing", "housekeeping"},
+    {"rebuild"},
     {"workbench"},
-    {"status", "doctor", "terminal"},
-    {"provisioner", "container_provisioner", "kernelspecs", "handlers", "openapi", "commands", "app"},
+    {"status", "doctor", "terminal", "container_jobs", "package_jobs", "packages_answer"},
+    {
+        "provisioner",
+        "job_handlers",
+        "package_handlers",
+        "package_commands",
+        "server_kernels",
+        "container_provisioner",
+        "kernelspecs",
+        "handlers",
+        "openapi",
+        "commands",
+        "app",
+    },
     {"extension"},
     {"__init__"},
 )
 RANKS = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 
-PURE = {"packages", "dockerfile", "projects", "connection"}
+PURE = {"packages", "requirement", "dockerfile", "projects", "connection"}
 NOT_PURE = {"docker", "tornado", "traitlets", "asyncio"}
 
 # The agent runs on whatever Python an image has.

@@ -67,9 +67,13 @@ def build(engine: object, lines: list[str] | None = None, **options: str) -> Non
 
 
 def test_mmdebstrap_that_fails_says_why(path: Path, temporary: Path) -> None:
-    program(path / "mmdebstrap", "echo 'E: mirror is \033[31mon fire' >&2; exit 25")
+    said = "I: running\\nE: mirror is \\033[31mon fire\\nI: removing\\nE: mmdebstrap failed to run\\n"
+    program(path / "mmdebstrap", f"printf '{said}' >&2; exit 25")
     engine = NoRegistry()
-    with pytest.raises(Ds01Error, match=r"exit code 25:\nE: mirror is on fire"):
+    with pytest.raises(Ds01Error, match=r"failed with exit code 25: mirror is on fire$"):
+        build(engine)
+    program(path / "mmdebstrap", "printf 'no disk\n\n' >&2; exit 1")
+    with pytest.raises(Ds01Error, match=r"failed with exit code 1: no disk$"):
         build(engine)
     assert engine.imported == []
     assert engine.requests == []

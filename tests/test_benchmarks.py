@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import packages
 from benchmarks.measure import Sample
 from benchmarks.report import Row, summarise, table
 from ds01_kernels.connection import run_root
@@ -18,6 +19,7 @@ from ds01_kernels.engine.docker_connection import connect
 
 ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "benchmarks.kernel_start"]
+PACKAGES = [sys.executable, "-m", "benchmarks.packages"]
 LIMIT = 150.0
 
 
@@ -122,6 +124,37 @@ def test_an_interrupted_run_leaves_nothing(ipykernel_image: str, signum: int) ->
     assert run.returncode == 130
     assert left_of(label) == set()
     assert not [thing for thing in made if isinstance(thing, Path) and thing.exists()]
+
+
+def test_the_lists_are_compared_by_their_medians() -> None:
+    pair = packages.Pair(50, (0.01, 0.02, 9.0), (0.4, 0.1, 0.2))
+    assert pair.ratio == pytest.approx(0.1)
+    lines = packages.table([pair]).splitlines()
+    assert lines[2].split() == ["50,", "ds01-kernels", "20.0", "10.0", "9000.0", "0.100"]
+    assert lines[3].split()[-4:] == ["200.0", "100.0", "400.0", "1"]
+    assert len({len(line) for line in lines}) == 1
+
+
+@pytest.mark.engine
+def test_one_round_of_listing_packages(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    done = subprocess.run(
+        [*PACKAGES, "--rounds=1", "--json", str(report)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(report.read_text())
+    assert [(case["packages"], len(case["ours"]), len(case["pip"])) for case in found["cases"]] == [
+        (50, 1, 1),
+        (500, 1, 1),
+    ]
+    for case in found["cases"]:
+        assert case["ratio"] == pytest.approx(case["ours"][0] / case["pip"][0])
+    assert "500, pip list --format=json" in done.stdout
+    assert left_of(found["run"]) == set()
 
 
 def left_of(run: str) -> set[str | Path]:

@@ -22,7 +22,7 @@ from servers import House, a_house, check, container_id
 from ds01_kernels import containers, images
 from ds01_kernels.containers import LABEL_SETTINGS, LABEL_SOCKETS
 from ds01_kernels.doctor import Facts, Finding, Level, examine, judge
-from ds01_kernels.doctor.facts import Disk, Dockerfile, Host, Inside
+from ds01_kernels.doctor.facts import THE_IMAGES, THE_PROJECT, THE_SOCKETS, Disk, Dockerfile, Host, Inside
 from ds01_kernels.doctor.finding import size
 from ds01_kernels.engine import ContainerInfo, ContainerSpec, Engine, EngineInfo, GpuRequest, ImageInfo
 from ds01_kernels.errors import (
@@ -85,7 +85,7 @@ def healthy() -> Facts:
         host=Host(
             Path("/tmp/sockets"),
             Path("/home/store"),
-            (Disk(("the project",), Path("/w"), 90 * GIB),),
+            (Disk((THE_PROJECT,), Path("/w"), 90 * GIB),),
             32 * GIB,
         ),
         engine=ENGINE,
@@ -154,7 +154,7 @@ BROKEN: list[tuple[dict[str, Any], str, str, str, str]] = [
         "Start it.",
     ),
     (
-        {"settings": Settings(cpus=5)},
+        {"settings": Settings(cpus=5), "container": None, "inside": None},
         "limits",
         "error",
         "5 CPUs are set, but the engine has 4",
@@ -176,11 +176,11 @@ BROKEN: list[tuple[dict[str, Any], str, str, str, str]] = [
         "not been built yet",
         "image-update p",
     ),
-    ({"image": None}, "image", "warning", "The image is gone", "image-update p"),
+    ({"image": None}, "image", "error", "The image is gone", "image-update p"),
     ({"dockerfile": Dockerfile("another", BEFORE)}, "image", "error", "was changed after", "image-update p"),
     (
         {"dockerfile": Dockerfile("another", NOW + timedelta(1)), "image": replace(IMAGE, labels={})},
-        *("image", "warning", "it may be outdated", "image-update p"),
+        *("image", "error", "it may be outdated", "image-update p"),
     ),
     (
         {"container": ConflictError("Not ours.", remedy="Rename."), "inside": None},
@@ -199,15 +199,15 @@ BROKEN: list[tuple[dict[str, Any], str, str, str, str]] = [
     (
         {"image": replace(IMAGE, id="sha256:two")},
         "container",
-        "warning",
+        "error",
         "from another image",
         "Shut its kernels",
     ),
     (
         {"settings": Settings(memory=9 * GIB)},
         "container",
-        "warning",
-        "from other settings",
+        "error",
+        "with other settings",
         "Shut its kernels",
     ),
     (
@@ -228,7 +228,7 @@ BROKEN: list[tuple[dict[str, Any], str, str, str, str]] = [
     (
         surveyed(is_pips=False, pip="/opt/conda/bin/python"),
         "pip",
-        "warning",
+        "error",
         "belongs to /opt/conda/bin/python",
         "%pip",
     ),
@@ -238,7 +238,7 @@ BROKEN: list[tuple[dict[str, Any], str, str, str, str]] = [
     (
         surveyed(user=os.getuid() + 1),
         "user",
-        "warning",
+        "error",
         f"runs as uid {os.getuid() + 1}",
         "container-retire p",
     ),
@@ -294,6 +294,31 @@ def test_a_stopped_container_that_is_out_of_date_is_replaced_by_itself(healthy: 
     assert "The next kernel gets a new one" in judge(facts)[1].remedy
 
 
+def test_a_running_container_that_is_out_of_date_counts_by_its_kernels(healthy: Facts) -> None:
+    """Without one, the next kernel gets a new container; what keeps the agent from answering is told first."""
+    newer = {"image": replace(IMAGE, id="sha256:two")}
+    for inside, levels in (
+        (Inside(SURVEY, 0, is_pips=True), [("container", "notice")]),
+        (Inside(SURVEY, 2, is_pips=True), [("container", "error")]),
+        (AgentError("No answer."), [("agent", "error"), ("container", "warning")]),
+    ):
+        found = judge(replace(healthy, **newer, inside=inside))
+        assert [(one.check, one.level) for one in found if one.level != "ok"] == levels
+
+
+def test_a_container_is_outdated_by_its_image_its_settings_or_both(healthy: Facts) -> None:
+    info, settings = healthy.container, healthy.settings
+    assert isinstance(info, ContainerInfo)
+    assert isinstance(settings, Settings)
+    newer, other = replace(IMAGE, id="sha256:two"), Settings(cpus=2)
+    assert containers.outdated(info, IMAGE, settings) == ()
+    assert containers.outdated(info, newer, settings) == ("image",)
+    assert containers.outdated(info, IMAGE, other) == ("settings",)
+    assert containers.outdated(info, newer, other) == ("image", "settings")
+    assert containers.outdated(info, newer, None) == ("image",)
+    assert containers.outdated(info, None, other) == ()
+
+
 @pytest.mark.parametrize(
     ("gpus", "said"),
     [
@@ -315,9 +340,12 @@ def test_gpus(healthy: Facts, gpus: GpuRequest, said: str) -> None:
 @pytest.mark.parametrize(
     ("changed", "name", "level"),
     [
-        ({"disks": (Disk(("the project",), Path("/w"), GIB // 2),)}, "disk", "warning"),
-        ({"disks": (Disk(("the project", "the engine's images"), Path("/w"), 1000),)}, "disk", "error"),
-        ({"memory": 100 << 20}, "memory", "warning"),
+        ({"disks": (Disk((THE_PROJECT,), Path("/w"), GIB // 2),)}, "disk", "warning"),
+        ({"disks": (Disk((THE_PROJECT,), Path("/w"), 10 << 20),)}, "disk", "error"),
+        ({"disks": (Disk((THE_PROJECT, THE_IMAGES), Path("/w"), GIB // 2),)}, "disk", "error"),
+        ({"disks": (Disk((THE_SOCKETS,), Path("/run"), 1000),)}, "disk", "error"),
+        ({"memory": 400 << 20}, "memory", "warning"),
+        ({"memory": 100 << 20}, "memory", "error"),
         ({"memory": 4 * GIB}, "memory", "notice"),
         ({"sockets": PROBLEM}, "sockets", "error"),
         ({"store": PROBLEM}, "ipykernel", "error"),
@@ -336,6 +364,19 @@ def test_a_limit_above_the_machines_memory_is_told(healthy: Facts) -> None:
     assert [finding.level for finding in judge(facts) if finding.check == "memory"] == ["warning", "notice"]
 
 
+def test_a_limit_below_what_a_kernel_takes_is_told(healthy: Facts) -> None:
+    first, *others = judge(replace(healthy, settings=Settings(memory=20 << 20), container=None, inside=None))
+    assert (first.check, first.level) == ("memory", "error")
+    assert "less than a container with one kernel takes" in first.message
+    assert {finding.level for finding in others} == {"notice", "ok"}
+
+
+def test_sockets_need_little_room(healthy: Facts) -> None:
+    small = Disk((THE_SOCKETS,), Path("/run"), 8 << 20)
+    found = judge(replace(healthy, host=replace(healthy.host, disks=(small,))))
+    assert {finding.level for finding in found} == {"ok"}
+
+
 def test_the_interpreter_of_the_settings(healthy: Facts) -> None:
     wanted = {"settings": Settings(python="/opt/py/bin/python"), "container": None}
 
@@ -345,14 +386,14 @@ def test_the_interpreter_of_the_settings(healthy: Facts) -> None:
 
     assert python(executable="/opt/py/bin/python").level == "notice"
     elsewhere = python()
-    assert elsewhere.level == "warning"
+    assert elsewhere.level == "error"
     assert "/usr/bin/python, Python 3.11.2, not /opt/py/bin/python" in elsewhere.message
     assert "container-retire p" in elsewhere.remedy
 
 
 def test_notebooks_on_the_hosts_python_are_named(healthy: Facts) -> None:
     first, *others = judge(healthy, ["p/a.ipynb"])
-    assert (first.check, first.level) == ("host-python", "warning")
+    assert (first.check, first.level) == ("host-python", "error")
     assert "p/a.ipynb" in first.message
     assert "p (container)" in first.remedy
     assert {finding.level for finding in others} == {"ok"}
@@ -363,7 +404,7 @@ def test_several_causes_come_in_the_order_in_which_one_rests_on_the_other(health
         name="p",
         project=healthy.project,
         host=replace(
-            healthy.host, disks=(Disk(("the project",), Path("/w"), 0),), wrappers=("/x",), memory=0
+            healthy.host, disks=(Disk((THE_PROJECT,), Path("/w"), 0),), wrappers=("/x",), memory=0
         ),
         engine=EngineUnreachableError("No engine."),
         dockerfile=BadInputError("It is empty."),
@@ -374,7 +415,7 @@ def test_several_causes_come_in_the_order_in_which_one_rests_on_the_other(health
         ("settings", "error"),
         ("engine", "error"),
         ("disk", "error"),
-        ("memory", "warning"),
+        ("memory", "error"),
         ("ds01", "notice"),
         ("sockets", "ok"),
     ]
@@ -570,7 +611,7 @@ def test_an_image_of_unknown_origin_is_measured_by_its_date(
     assert bad(workbench) == [("container", "notice")]
     later = datetime.now(UTC).timestamp() + 3600
     os.utime(project.dockerfile, (later, later))
-    assert bad(workbench) == [("image", "warning"), ("container", "notice")]
+    assert bad(workbench) == [("image", "error"), ("container", "notice")]
 
 
 def test_a_container_of_somebody_else_has_the_name(
@@ -698,12 +739,12 @@ def test_a_pip_of_another_interpreter(house: House) -> None:
     project = house.folder("two-pythons", f"{FROM_BASE}{other}")
     deploy(house, project)
     code, lines = examined(house, project)
-    warnings = [line for line in lines if line.startswith("!")]
-    assert code == 0
-    assert (
-        "! pip: `pip` in the container belongs to /opt/other/bin/python, but kernels use /usr/bin/python3: "
+    assert code == 1
+    assert lines[0] == (
+        "✘ pip: `pip` in the container belongs to /opt/other/bin/python, but kernels use /usr/bin/python3: "
         "what it installs cannot be imported."
-    ) in warnings
+    )
+    assert "`%pip install`" in lines[1]
     assert any(
         line.startswith("i python: Kernels use /usr/bin/python3, Python 3.")
         and line.endswith("since the image has no /usr/bin/python.")

@@ -7,17 +7,16 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from conftest import BASE_IMAGE, ProjectFolder
+from engine_proxy import EngineProxy
 from live import (
     LIMIT,
     LiveKernel,
@@ -259,64 +258,11 @@ def test_an_engine_that_was_never_there_is_said_so(project: ProjectFolder) -> No
             alive_again(kernel)
 
 
-class Proxy:
-    """A socket that leads to the engine, and can be closed and opened again."""
-
-    def __init__(self, path: Path, target: str) -> None:
-        self._path = path
-        self._target = target
-        self._sockets: set[socket.socket] = set()
-        self._lock = threading.Lock()
-        self.open()
-
-    def open(self) -> None:
-        self._path.unlink(missing_ok=True)
-        listener = socket.socket(socket.AF_UNIX)
-        listener.bind(str(self._path))
-        listener.listen(64)
-        self._add(listener)
-        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
-
-    def close(self) -> None:
-        self._path.unlink(missing_ok=True)
-        with self._lock:
-            sockets, self._sockets = self._sockets, set()
-        for one in sockets:
-            with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
-
-    def _add(self, *sockets: socket.socket) -> None:
-        with self._lock:
-            self._sockets.update(sockets)
-
-    def _accept(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                near = listener.accept()[0]
-            except OSError:
-                return
-            far = socket.socket(socket.AF_UNIX)
-            far.connect(self._target)
-            self._add(near, far)
-            for one, other in ((near, far), (far, near)):
-                threading.Thread(target=self._pump, args=(one, other), daemon=True).start()
-
-    @staticmethod
-    def _pump(source: socket.socket, sink: socket.socket) -> None:
-        with suppress(OSError):
-            while data := source.recv(1 << 16):
-                sink.sendall(data)
-            sink.shutdown(socket.SHUT_WR)
-
-
 @contextmanager
-def a_proxy() -> Iterator[Proxy]:
+def a_proxy() -> Iterator[EngineProxy]:
     """This process reaches the engine through the proxy alone."""
-    given = os.environ.get("DOCKER_HOST", "")
     path = run_root() / f"proxy-{os.getpid()}.sock"
-    usual = "/var/run/docker.sock"
-    proxy = Proxy(path, given.removeprefix("unix://") if given.startswith("unix://") else usual)
+    proxy = EngineProxy(path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DOCKER_HOST", f"unix://{path}")
         try:

@@ -245,6 +245,40 @@ def test_two_users_projects_of_one_name_live_side_by_side(
     assert container_id(thesis.container) is not None
 
 
+def test_what_the_user_may_not_read_is_said_so(house: House, server: Server, user: pwd.struct_passwd) -> None:
+    closed = house.folder("closed")
+    (closed.path / "Dockerfile").chmod(0o600)
+    unsettled = house.folder("unsettled")
+    (unsettled.path / "pyproject.toml").write_text("[tool.ds01]\n")
+    (unsettled.path / "pyproject.toml").chmod(0o600)
+    shut = house.folder("shut")
+    shut.path.chmod(0o700)
+    try:
+        os.lchown(closed.path, user.pw_uid, user.pw_gid)
+        os.lchown(unsettled.path, user.pw_uid, user.pw_gid)
+        errors = {one["name"]: one["error"] for one in server.get("ds01/projects")}
+        assert "cannot be read: permission denied" in errors[closed.name]
+        assert shut.name not in errors
+        for project, said in ((closed, "permission denied"), (unsettled, "Permission denied")):
+            first = server.get(f"ds01/projects/{project.name}/doctor")[0]
+            assert (first["level"], said in first["message"], bool(first["remedy"])) == ("error", True, True)
+            kernel = server.start_session(f"{project.name}/a.ipynb", "python3")
+            with kernel.connected():
+                request = kernel.send("execute_request", code="1", silent=False)
+                error = kernel.receive_until(
+                    lambda message, request=request: (
+                        message["msg_type"] == "error" and message["parent_header"].get("msg_id") == request
+                    )
+                )
+            assert said in "".join(error["content"]["traceback"])
+            kernel.delete()
+        answer = server.request("GET", f"ds01/projects/{shut.name}")
+        assert (answer.status_code, "permission denied" in answer.json()["message"]) == (404, True)
+    finally:
+        for project in (closed, unsettled, shut):
+            shutil.rmtree(project.path)
+
+
 def test_the_command_line_works_for_the_user(
     house: House, kernel: Kernel, thesis: ProjectFolder, user: pwd.struct_passwd
 ) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import shutil
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -20,6 +19,7 @@ from ds01_kernels import containers, images, ipykernel_store
 from ds01_kernels.connection import SOCKETS, SocketDirectory, check_private, run_root
 from ds01_kernels.engine import ContainerInfo, Engine, EngineInfo, ImageInfo
 from ds01_kernels.errors import BadInputError, Ds01Error, NoSuchProjectError
+from ds01_kernels.machine import available_memory
 from ds01_kernels.projects import Project, valid_name
 from ds01_kernels.settings import Settings
 from ds01_kernels.workbench import Workbench
@@ -29,6 +29,9 @@ T = TypeVar("T")
 
 #: The commands with which DS01 makes and removes containers.
 WRAPPERS = ("container-deploy", "container-retire")
+
+#: What a file system may hold that kernels need.
+THE_PROJECT, THE_SOCKETS, THE_IMAGES = "the project", "the kernels' sockets", "the engine's images"
 
 #: Seconds for a command in the container, and bytes that it may print.
 COMMAND_LIMIT = 15.0
@@ -231,16 +234,16 @@ def _host(project: Project | Ds01Error, engine: EngineInfo | Ds01Error) -> Host:
     sockets, store = _attempted(_socket_directory), _attempted(ipykernel_store.store_root)
     places: list[tuple[str, Path]] = []
     if isinstance(project, Project):
-        places.append(("the project", project.path))
+        places.append((THE_PROJECT, project.path))
     if isinstance(sockets, Path):
-        places.append(("the kernels' sockets", sockets))
+        places.append((THE_SOCKETS, sockets))
     if isinstance(engine, EngineInfo) and engine.local and engine.data_root:
-        places.append(("the engine's images", Path(engine.data_root)))
+        places.append((THE_IMAGES, Path(engine.data_root)))
     return Host(
         sockets=sockets,
         store=store,
         disks=_disks(places),
-        memory=_available_memory(),
+        memory=available_memory(),
         wrappers=tuple(path for path in map(shutil.which, WRAPPERS) if path),
     )
 
@@ -268,16 +271,6 @@ def _disks(places: Sequence[tuple[str, Path]]) -> tuple[Disk, ...]:
             found.setdefault(device, Disk((), path, shutil.disk_usage(path).free))
             found[device] = Disk((*holds, what), found[device].path, found[device].free)
     return tuple(found.values())
-
-
-def _available_memory() -> int | None:
-    # https://man7.org/linux/man-pages/man5/proc_meminfo.5.html
-    try:
-        text = Path("/proc/meminfo").read_text()
-    except OSError:
-        return None
-    match = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)
-    return int(match[1]) << 10 if match else None
 
 
 async def _attempt(look: Awaitable[T]) -> T | Ds01Error:

@@ -20,8 +20,9 @@ LONGEST = 1000
 class Finding:
     """One thing that was looked at: `message` says how it is, `remedy` what to do (empty: nothing).
 
-    error: no kernel starts, or not with what the Dockerfile and the settings say. warning: kernels start, and
-    something about them will disappoint. notice: worth knowing.
+    error: no kernel starts, or not in the container and with the packages that the Dockerfile and the
+    settings mean, or it will not get far. warning: something about kernels will disappoint. notice: worth
+    knowing.
     """
 
     check: str

@@ -40,7 +40,7 @@ def python(facts: Facts) -> Iterator[Finding]:
             "Install it in the image, or correct `python` in the settings; then remove the container: "
             f"`jupyter ds01 container-retire {facts.name}`."
         )
-        yield Finding("python", "warning", f"{message}, not {wanted}, which the settings name.", remedy)
+        yield Finding("python", "error", f"{message}, not {wanted}, which the settings name.", remedy)
     elif executable == USUAL:
         yield Finding("python", "ok", f"{message}.")
     elif wanted:
@@ -62,7 +62,7 @@ def pip(facts: Facts) -> Iterator[Finding]:
     elif facts.inside.is_pips is False:
         yield Finding(
             "pip",
-            "warning",
+            "error",
             f"`pip` in the container belongs to {_short(owner)}, but kernels use {executable}: "
             "what it installs cannot be imported.",
             f"Use `%pip install` in a cell, or `{executable} -m pip install` in a terminal; "
@@ -97,7 +97,7 @@ def user(facts: Facts) -> Iterator[Finding]:
     if isinstance(facts.inside, Inside) and (seen := facts.inside.survey["user"]) != person.uid:
         message = f"The container runs as uid {seen}, not as {person.uid}: what kernels write is not yours."
         remedy = f"Remove it: `jupyter ds01 container-retire {facts.name}`; the next kernel makes a new one."
-        yield Finding("user", "warning", message, remedy)
+        yield Finding("user", "error", message, remedy)
         return
     how = ", which the engine maps to you" if facts.engine.rootless else ""
     message = f"Kernels run as {person.name} ({person.uid}:{person.gid}{how}); what they write in {WORKSPACE}"

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ds01_kernels.doctor.facts import Disk, Facts, Inside
+from ds01_kernels.doctor.facts import THE_IMAGES, THE_PROJECT, THE_SOCKETS, Disk, Facts, Inside
 from ds01_kernels.doctor.finding import Finding, failed, size
 from ds01_kernels.engine import EngineInfo
 from ds01_kernels.errors import Ds01Error
 from ds01_kernels.settings import Settings
 
-#: Bytes free below which a disk makes trouble soon, or now; bytes of memory that a kernel with numpy takes.
-LOW_DISK, FULL_DISK = 1 << 30, 64 << 20
-LOW_MEMORY = 512 << 20
+#: Bytes that have to be free for what lies on a disk to work, and below which there is trouble soon.
+NEEDS = {THE_PROJECT: 64 << 20, THE_SOCKETS: 1 << 20, THE_IMAGES: 1 << 30}
+LOW_DISK = 1 << 30
+
+#: Bytes of memory that a container takes whose kernel has done nothing yet, and a kernel with numpy.
+LEAST_MEMORY, LOW_MEMORY = 128 << 20, 512 << 20
 
 
 def disk(facts: Facts) -> Iterator[Finding]:
     for found in facts.host.disks:
         message = f"{size(found.free)} are free at {found.path}, the place of {_listed(found)}."
-        if found.free >= LOW_DISK:
+        is_full = found.free < max(NEEDS[what] for what in found.holds)
+        # Sockets take no room: a small file system is right for them.
+        if not is_full and (found.free >= LOW_DISK or found.holds == (THE_SOCKETS,)):
             yield Finding("disk", "ok", message)
             continue
         remedy = "Remove what is not needed."
-        if "the engine's images" in found.holds:
+        if THE_IMAGES in found.holds:
             remedy += " `docker system df` shows what images take, `docker image prune` removes unused ones."
-        yield Finding("disk", "error" if found.free < FULL_DISK else "warning", message, remedy)
+        yield Finding("disk", "error" if is_full else "warning", message, remedy)
 
 
 def _listed(found: Disk) -> str:
@@ -40,13 +45,17 @@ def memory(facts: Facts) -> Iterator[Finding]:
             f"The limit of {size(limit)} is more than the {size(engine.memory)} of the engine's machine."
         )
         yield Finding("memory", "warning", message, "Set `memory` lower: as it is, it protects nobody.")
+    if limit and limit < LEAST_MEMORY:
+        message = f"The limit of {size(limit)} is less than a container with one kernel takes."
+        yield Finding("memory", "error", message, f"Set `memory` to {size(LOW_MEMORY)} or more.")
+        return
     if available is None or (isinstance(engine, EngineInfo) and not engine.local):
         return
     of = f"; the container may use {size(limit)}" if limit else ""
     message = f"{size(available)} of memory are available on this machine{of}."
     shut = "Shut down kernels that are not needed; `jupyter ds01 list` shows the containers."
     if available < LOW_MEMORY:
-        yield Finding("memory", "warning", message, shut)
+        yield Finding("memory", "error" if available < LEAST_MEMORY else "warning", message, shut)
     elif limit and available < limit:
         yield Finding("memory", "notice", message, shut)
     else:
@@ -87,5 +96,5 @@ def host_python(facts: Facts, notebooks: Sequence[str]) -> Iterator[Finding]:
     for notebook in notebooks:
         message = f"The notebook {notebook} runs on the host's Python, not in the container."
         yield Finding(
-            "host-python", "warning", message, f"Pick the kernel '{facts.name} (container)' for it."
+            "host-python", "error", message, f"Pick the kernel '{facts.name} (container)' for it."
         )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ds01_kernels.containers import has_other_settings
-from ds01_kernels.doctor.facts import Dockerfile, Facts
-from ds01_kernels.doctor.finding import Finding, failed, moment
+from ds01_kernels.containers import outdated
+from ds01_kernels.doctor.facts import Dockerfile, Facts, Inside
+from ds01_kernels.doctor.finding import Finding, Level, failed, moment
 from ds01_kernels.engine import ContainerInfo, EngineInfo, ImageInfo
 from ds01_kernels.errors import Ds01Error
 from ds01_kernels.images import LABEL_DOCKERFILE
@@ -28,7 +28,7 @@ def image(facts: Facts) -> Iterator[Finding]:
     elif isinstance(facts.engine, EngineInfo) and isinstance(facts.dockerfile, Dockerfile):
         if isinstance(facts.container, ContainerInfo):
             message = "The image is gone; the container that was made from it still stands."
-            yield Finding("image", "warning", message, build)
+            yield Finding("image", "error", message, build)
         else:
             yield Finding("image", "error", "The image has not been built yet.", build)
 
@@ -49,7 +49,7 @@ def _as_the_dockerfile_says(
         message = (
             f"The image is of {built}, the Dockerfile of {moment(dockerfile.changed)}: it may be outdated."
         )
-        return Finding("image", "warning", message, build)
+        return Finding("image", "error", message, build)
     return Finding("image", "ok", f"The image, built at {built}, is newer than the Dockerfile.")
 
 
@@ -93,22 +93,23 @@ def _state(facts: Facts, info: ContainerInfo) -> Finding:
 
 
 def _age(facts: Facts, info: ContainerInfo) -> Iterator[Finding]:
-    other = []
-    if isinstance(facts.image, ImageInfo) and facts.image.id != info.image_id:
-        other.append("another image")
-    if isinstance(facts.settings, Settings) and has_other_settings(info, facts.settings):
-        other.append("other settings")
+    image = facts.image if isinstance(facts.image, ImageInfo) else None
+    settings = facts.settings if isinstance(facts.settings, Settings) else None
+    other = outdated(info, image, settings)
     if not other:
         return
-    message = (
-        f"The container {info.name} was made from {' and with '.join(other)} than there {_are(other)} now."
-    )
-    if info.running:
-        remedy = "Shut its kernels down: the next gets a new one, without what was installed at run time."
-        yield Finding("container", "warning", message, remedy)
-    else:
+    message = f"The container {info.name} was made {_AGES[other]} now."
+    if not info.running or (isinstance(facts.inside, Inside) and not facts.inside.kernels):
         yield Finding("container", "notice", message, "The next kernel gets a new one by itself.")
+        return
+    remedy = "Shut its kernels down: the next gets a new one, without what was installed at run time."
+    # An agent that does not answer is the cause then: it cannot be asked for kernels.
+    level: Level = "error" if isinstance(facts.inside, Inside) else "warning"
+    yield Finding("container", level, message, remedy)
 
 
-def _are(things: list[str]) -> str:
-    return "are" if things[-1].endswith("s") else "is"
+_AGES = {
+    ("image",): "from another image than there is",
+    ("settings",): "with other settings than there are",
+    ("image", "settings"): "from another image and with other settings than there are",
+}

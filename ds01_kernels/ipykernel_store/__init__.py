@@ -16,6 +16,7 @@ each container, which cannot write to the store, compiles what it imports, once,
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import shutil
@@ -29,7 +30,7 @@ from weakref import WeakValueDictionary
 
 from packaging.version import InvalidVersion, Version
 
-from ds01_kernels.errors import Ds01Error, NoIpykernelError
+from ds01_kernels.errors import DiskFullError, Ds01Error, NoIpykernelError
 from ds01_kernels.ipykernel_store import fetched, installed
 from ds01_kernels.ipykernel_store.target import Target
 
@@ -120,7 +121,8 @@ async def _fill(target: Target, folder: Path, minimum: Version, timeout: float) 
             remedy=fetched.REMEDY,
         ) from error
     except OSError as error:
-        raise Ds01Error(
+        kind = DiskFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else Ds01Error
+        raise kind(
             f"The ipykernel store {folder.parent} cannot be filled: {error.strerror or error}.",
             remedy="Make room there, or make it writable.",
         ) from error

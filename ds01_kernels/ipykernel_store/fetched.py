@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import re
@@ -58,6 +59,9 @@ async def fetch(target: Target, folder: Path) -> None:
     """
     with as_file(_lock_file(target.python)) as lock:
         code, errors = await run(pip_command(target, folder, lock), cwd=folder.parent, env=pip_variables())
+    if code != 0 and os.strerror(errno.ENOSPC) in errors:
+        # `provide` has the sentence for that.
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if code != 0:
         raise NoIpykernelError(
             f"The image has no usable ipykernel, and it could not be fetched: {_why(errors)}",

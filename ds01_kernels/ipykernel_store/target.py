@@ -10,6 +10,8 @@ from packaging.tags import Tag, compatible_tags, cpython_tags
 
 from ds01_kernels.errors import BadInputError
 
+_ADD = "Add `ipykernel` to the project's Dockerfile."
+
 _OLDEST, _NEWEST = (3, 8), (3, 14)
 _MACHINES = ("x86_64", "aarch64")
 
@@ -40,7 +42,10 @@ class Target:
 
     def __post_init__(self) -> None:
         if not (_is_pair(self.version) and _OLDEST <= self.version <= _NEWEST):
-            raise _refusal("Python version", self.version, "3.8 to 3.14")
+            too_old = _is_pair(self.version) and self.version < _OLDEST
+            remedy = "Let the Dockerfile begin with an image that has a newer one." if too_old else _ADD
+            shown = ".".join(map(str, self.version)) if _is_pair(self.version) else self.version
+            raise _refusal("Python version", shown, "3.8 to 3.14", remedy)
         if self.implementation != "cpython":
             raise _refusal("Python implementation", self.implementation, "cpython")
         if not (isinstance(self.libc, str) and self.libc in _LIBC_MAJOR):
@@ -99,10 +104,10 @@ def _is_pair(value: object) -> bool:
     return type(value) is tuple and len(value) == 2 and all(type(number) is int for number in value)
 
 
-def _refusal(what: str, value: object, known: str) -> BadInputError:
+def _refusal(what: str, value: object, known: str, remedy: str = _ADD) -> BadInputError:
     shown = ascii(value)
     shown = shown if len(shown) <= 60 else shown[:60] + "..."
     return BadInputError(
         f"There is no ipykernel copy for {what} {shown}: only for {known}.",
-        remedy="Add `ipykernel` to the project's Dockerfile.",
+        remedy=remedy,
     )

@@ -1,0 +1,140 @@
+"""Whether kernels can live in a container, looked at before it takes the place of another."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+from jupyter_client.asynchronous.client import AsyncKernelClient
+from jupyter_client.session import new_id_bytes
+
+from ..agent_client import KernelProcess, KernelRequest
+from ..connection import PORTS, inside
+from ..drifts import listed
+from ..engine import Engine
+from ..errors import AgentError, CheckFailedError, KernelFailedError
+from ..installing import run
+from ..launch import Station
+from ..packages import Installed
+from ..requirement import read_requirement
+from ..text import clean
+from ..variables import WORKSPACE, Variables
+
+#: Seconds for a new kernel to answer.
+ANSWER_LIMIT = 60.0
+
+#: Seconds for ``pip check``, and what it says where there is no pip.
+PIP_LIMIT = 120.0
+NO_PIP = "No module named pip"
+
+#: A running container with the packages that kernels have now; None where there is no image yet.
+Before = Callable[[], AbstractAsyncContextManager[str | None]]
+
+
+async def check(engine: Engine, station: Station, wanted: Sequence[str], before: Before) -> Installed:
+    """The packages of a new container in which a kernel answers and all that is wanted is installed.
+
+    `wanted` are requirements. What does not fit together `before` need not in the new one. Raises
+    `CheckFailedError` with what is wrong.
+    """
+    looks = [
+        asyncio.create_task(_check_kernel(station)),
+        asyncio.create_task(_check_dependencies(engine, station, before)),
+    ]
+    try:
+        installed = await listed(station.agent)
+        _check_packages(installed, wanted)
+        await asyncio.gather(*looks)
+    finally:
+        for look in looks:
+            look.cancel()
+        await asyncio.gather(*looks, return_exceptions=True)
+    return installed
+
+
+def _check_packages(installed: Installed, wanted: Sequence[str]) -> None:
+    found = {package.name: package for package in installed.packages}
+    for spec in wanted:
+        one = read_requirement(spec)
+        if one.parsed.marker is not None:
+            continue
+        package = found.get(one.name)
+        if package is None:
+            raise CheckFailedError(f"{one.name} is not installed in the new image, though it was built.")
+        if not one.parsed.specifier.contains(package.version, prereleases=True):
+            raise CheckFailedError(
+                f"The new image has {one.name} {package.version}, not {one.parsed.specifier}.",
+                remedy="Another line of the Dockerfile, or another package, asks for that version.",
+            )
+
+
+async def _check_dependencies(engine: Engine, station: Station, before: Before) -> None:
+    python = station.agent.survey["executable"]
+    problems = await _problems(engine, station.running.info.id, python)
+    if problems:
+        async with before() as container:
+            problems -= await _problems(engine, container, python) if container else set()
+    if problems:
+        first, *more = sorted(problems)
+        rest = f" (and {len(more)} more)" if more else ""
+        raise CheckFailedError(
+            f"The packages of the new image do not fit together: {first}{rest}",
+            remedy="Choose other versions, or leave one of the packages out.",
+        )
+
+
+async def _problems(engine: Engine, container: str, python: str) -> set[str]:
+    """The lines of ``pip check``; none where there is no pip."""
+    said: list[str] = []
+    argv = [python, "-m", "pip", "--disable-pip-version-check", "check"]
+    try:
+        async with asyncio.timeout(PIP_LIMIT):
+            code = await run(engine, container, argv, Variables({}, {}), said.append)
+    except TimeoutError:
+        raise CheckFailedError(f"`pip check` did not end within {PIP_LIMIT:.0f} s.") from None
+    text = clean("".join(said), colours=False)
+    return set() if code == 0 or NO_PIP in text else {line for line in text.splitlines() if line.strip()}
+
+
+async def _check_kernel(station: Station) -> None:
+    """Start a kernel, have it answer, and end it. Raises `CheckFailedError`."""
+    sockets = station.running.sockets
+    name = f"check-{os.urandom(6).hex()}"
+    key = new_id_bytes()
+    connection: dict[str, Any] = {"transport": "ipc", "ip": inside(name), "key": key.decode(), **PORTS}
+    request = KernelRequest(
+        process=name,
+        cwd=str(WORKSPACE),
+        env={},
+        files={},
+        connection={**connection, "signature_scheme": "hmac-sha256", "kernel_name": "check"},
+    )
+    process: KernelProcess | None = None
+    try:
+        process = await station.agent.spawn(request)
+        await process.ready()
+        if sockets is not None:
+            await _await_answer({**connection, "ip": str(Path(sockets.path) / name), "key": key})
+    except (KernelFailedError, AgentError, RuntimeError) as error:
+        raise CheckFailedError(f"No kernel can run in the new image. {error}") from None
+    finally:
+        if process is not None:
+            process.end()
+
+
+async def _await_answer(connection: dict[str, Any]) -> None:
+    client = AsyncKernelClient()
+    client.load_connection_info(connection)  # type: ignore[arg-type]
+    client.start_channels(iopub=False, stdin=False, hb=False, control=False)
+    try:
+        async with asyncio.timeout(ANSWER_LIMIT):
+            client.kernel_info()
+            await client.get_shell_msg()
+    except TimeoutError:
+        raise KernelFailedError("It does not answer.") from None
+    finally:
+        client.stop_channels()

@@ -1,0 +1,237 @@
+"""The new container in the place of the old one, and the kernels after it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from typing import TypeVar
+
+from .. import containers, images
+from ..drifts import Drifts
+from ..engine import ContainerInfo, Engine
+from ..errors import ConflictError, Ds01Error, EngineError
+from ..launch import STOP_GRACE, Launcher, Station
+from ..machine import available_memory
+from ..projects import Project
+from ..settings import Settings
+from .checking import check
+from .exchange import Exchanges
+from .journal import Exchange, Journals
+from .phases import Report, Step
+
+log = logging.getLogger("ds01_kernels")
+
+T = TypeVar("T")
+
+#: Seconds for kernels to leave the old container after they were asked to, and between looks.
+LEAVE_LIMIT = 60.0
+LOOK = 0.1
+#: Bytes: with less than this, a second container with its agent would make the machine swap.
+MEMORY_FOR_BOTH = 512 << 20
+
+
+class Swaps:
+    """`exclusive_gpus`: no two containers can have the same GPU."""
+
+    def __init__(
+        self,
+        launcher: Launcher,
+        drifts: Drifts,
+        exchanges: Exchanges,
+        journals: Journals,
+        settings: Callable[[Project], Settings],
+        *,
+        exclusive_gpus: bool,
+    ) -> None:
+        self._launcher = launcher
+        self._drifts = drifts
+        self._exchanges = exchanges
+        self._journals = journals
+        self._settings = settings
+        self._exclusive_gpus = exclusive_gpus
+
+    @property
+    def _engine(self) -> Engine:
+        return self._launcher.engine
+
+    async def swap(self, project: Project, exchange: Exchange, wanted: Sequence[str], report: Report) -> None:
+        """The new container beside the old one, and then in its place."""
+        if await self.stops_first(project):
+            await self._swap_stopped(project, exchange, wanted, report)
+            return
+        exchange, station = await self._try(project, exchange, wanted, report)
+        await through(self._swap_beside(project, exchange, station, report))
+
+    async def _swap_beside(
+        self, project: Project, exchange: Exchange, station: Station, report: Report
+    ) -> None:
+        report(Step("swap"))
+        async with self._launcher.locks.hold(project.path):
+            old = await self.carry_out(project, exchange)
+        report(Step("restart"))
+        await self._look_again(project)
+        if old is not None:
+            await self._leave(project, old, exchange.kernels)
+
+    async def _swap_stopped(
+        self, project: Project, exchange: Exchange, wanted: Sequence[str], report: Report
+    ) -> None:
+        """The same where there is no room for both: the old one is stopped first, and started again on
+        failure."""
+        # Held all the time: Jupyter restarts kernels that die, and would start the old container for them.
+        async with self._launcher.locks.hold(project.path):
+            old = await containers.find(self._engine, project)
+            was_running = old is not None and old.running
+            if old is not None and was_running:
+                await self._check_consent(old, exchange.kernels)
+            try:
+                if old is not None:
+                    await through(self._engine.stop(old.id, STOP_GRACE))
+                exchange, _ = await self._try(project, exchange, wanted, report)
+                report(Step("swap"))
+                await through(self.carry_out(project, exchange))
+            except BaseException:
+                if old is not None and was_running:
+                    await through(self._start_again(project, old))
+                raise
+        report(Step("restart"))
+        await self._look_again(project)
+        if old is not None:
+            await self._leave(project, old, exchange.kernels)
+
+    async def _check_consent(self, old: ContainerInfo, kernels: frozenset[str] | None) -> None:
+        async with self._launcher.visit(old) as agent:
+            others = await agent.kernels() - kernels if kernels is not None else frozenset()
+        if others:
+            raise ConflictError(
+                f"{len(others)} more kernel{'s' if len(others) > 1 else ''} would end, since the old "
+                "container has to be stopped first.",
+                remedy="Agree to the restart of all kernels, or shut those down.",
+            )
+
+    async def _start_again(self, project: Project, old: ContainerInfo) -> None:
+        try:
+            await self._exchanges.settle(project, back=True)
+            if (now := await self._engine.container(old.id)) is not None:
+                await containers.run(self._engine, now)
+        except Ds01Error as error:
+            log.warning("The container %s is not started again: %s", old.name, error)
+
+    async def stops_first(self, project: Project) -> str:
+        """Why the old container has to be stopped before the new one starts, which ends all kernels; else
+        empty."""
+        settings = await asyncio.to_thread(self._settings, project)
+        if settings.gpus is not None and self._exclusive_gpus:
+            return "its GPUs can be in one container only"
+        memory = await asyncio.to_thread(available_memory)
+        if memory is not None and memory < MEMORY_FOR_BOTH and (await self._engine.info()).local:
+            return "this machine has not enough memory for two containers"
+        return ""
+
+    async def _try(
+        self, project: Project, exchange: Exchange, wanted: Sequence[str], report: Report
+    ) -> tuple[Exchange, Station]:
+        """Have a container of the new image up, with a warm agent, and see that kernels can live in it."""
+        report(Step("check"))
+        image = exchange.new_image
+        assert image is not None
+        station = await self._launcher.stand_by(project, image, f"next-{exchange.id}")
+        exchange = replace(exchange, new_container=station.running.info.id)
+        await self._journals.note(project, exchange)
+        installed = await check(self._engine, station, wanted, lambda: self._before(project))
+        await self._drifts.keep_image_set(project, image, installed)
+        return exchange, station
+
+    @asynccontextmanager
+    async def _before(self, project: Project) -> AsyncIterator[str | None]:
+        """A running container with the packages that kernels have now: the project's, or one on trial."""
+        info = await containers.find(self._engine, project)
+        if info is not None and info.running:
+            yield info.id
+        elif (image_id := await self._launcher.image_id(project)) is not None:
+            async with self._launcher.trial(project, image_id) as agent:
+                yield agent.container
+        else:
+            yield None
+
+    async def carry_out(self, project: Project, exchange: Exchange) -> ContainerInfo | None:
+        """The container that the new one took the place of."""
+        latest = project.image_name(os.getuid())
+        image = await self._engine.image(latest)
+        older = await self._engine.image(images.beside(latest, "previous"))
+        old = await containers.find(self._engine, project) if exchange.new_container else None
+        exchange = replace(
+            exchange,
+            old_image=image.id if image else None,
+            older_image=older.id if older else None,
+            old_container=old.id if old else None,
+        )
+        await self._exchanges.carry_out(project, exchange)
+        if older is not None and older.id not in (exchange.old_image, exchange.new_image):
+            await self._remove(older.id)
+        return old
+
+    async def tell(self, exchange: Exchange) -> None:
+        """Have kernels of the old container restarted by those who own them; does not wait for them.
+
+        The container is removed when there are none, or by whoever ends the last. Raises nothing.
+        """
+        if exchange.old_container is None:
+            return
+        try:
+            info = await self._engine.container(exchange.old_container)
+            if info is not None and info.running:
+                async with self._launcher.visit(info) as agent:
+                    agent.replaced(exchange.kernels)
+                    await agent.kernels()
+            await self._launcher.retire_if_idle(exchange.old_container)
+        except Ds01Error as error:
+            log.info("Kernels of a container that was replaced were not told: %s", error)
+
+    async def _leave(self, project: Project, old: ContainerInfo, kernels: frozenset[str] | None) -> None:
+        """The same, but wait for them. Raises nothing: all is exchanged."""
+        try:
+            info = await self._engine.container(old.id)
+            if info is not None and info.running:
+                async with self._launcher.visit(info) as agent, asyncio.timeout(LEAVE_LIMIT):
+                    agent.replaced(kernels)
+                    left = await agent.kernels()
+                    # They know now, whatever becomes of us.
+                    await self._journals.forget(project)
+                    while left if kernels is None else kernels & left:
+                        await asyncio.sleep(LOOK)
+                        left = await agent.kernels()
+        except (TimeoutError, Ds01Error) as error:
+            log.info("Not all kernels have left %s: %s", old.name, error or "it takes too long")
+        await self._journals.forget(project)
+        with suppress(Ds01Error):
+            await self._launcher.retire_if_idle(old.id)
+
+    async def _look_again(self, project: Project) -> None:
+        try:
+            await self._drifts.look(project)
+        except Ds01Error as error:
+            log.info("What is installed in the new container is not known yet: %s", error)
+
+    async def _remove(self, image_id: str) -> None:
+        """Remove an image that nobody can go back to any more, unless it has a name or is in use."""
+        with suppress(EngineError, ConflictError):
+            image = await self._engine.image(image_id)
+            if image is not None and not image.tags and containers.LABEL_PATH in image.labels:
+                await self._engine.remove_image(image_id)
+
+
+async def through(work: Awaitable[T]) -> T:
+    """Await `work` to its end: to cancel this comes too late."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():
+                raise
+    return task.result()
