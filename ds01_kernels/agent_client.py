@@ -160,7 +160,7 @@ class Agent:
         #: Kernels of a predecessor that were ended when we connected.
         self.ended: list[str] = []
         self.shares_directory = False
-        #: Another container has taken the place of this one, which is kept for the kernels that still run in it.
+        #: Another container has taken the place of this one, which is kept for kernels that still run there.
         self.has_successor = False
         self._nonce = nonce
         self._python = python
@@ -240,7 +240,7 @@ class Agent:
         self.send(kind="asked", specs=list(specs))
 
     async def kernels(self) -> frozenset[str]:
-        """The processes' ids of the kernels that run in the container, of all clients. Raises `AgentError`."""
+        """The ids of the kernel processes in the container, of all clients. Raises `AgentError`."""
         return frozenset(map(str, field(await self.call(kind="count"), "ids", list)))
 
     def replaced(self, kernels: frozenset[str] | None) -> None:

@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     update.add_argument("project")
     update.add_argument(
-        "--add", nargs="+", action="extend", default=[], metavar="SPEC", help="write these packages into it first"
+        "--add", nargs="+", action="extend", default=[], metavar="SPEC", help="write these packages into it"
     )
     update.add_argument("--no-cache", action="store_true", help="build every step again")
     update.add_argument(
@@ -147,7 +147,7 @@ def _package_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -
         verbs, "install", package_commands.install, "install packages in the project's running container"
     )
     install.add_argument("project")
-    install.add_argument("spec", nargs="+", metavar="SPEC", help="a requirement such as numpy or numpy==2.1.0")
+    install.add_argument("spec", nargs="+", metavar="SPEC", help="a requirement: numpy, or numpy==2.1.0")
     restore = _verb(
         verbs, "restore", package_commands.restore, "install again what an earlier container had"
     )

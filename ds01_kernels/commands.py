@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 from jupyter_core.paths import jupyter_data_dir
@@ -16,7 +16,7 @@ from jupyter_core.paths import jupyter_data_dir
 from . import base_image as base
 from . import containers, creating, doctor, kernelspecs
 from . import status as statuses
-from .errors import NotFoundError
+from .errors import Ds01Error, NotFoundError
 from .printing import print_json, print_table
 from .projects import valid_name
 from .terminal import attach
@@ -119,7 +119,11 @@ def shell(workbench: Workbench, arguments: argparse.Namespace) -> int:
     workbench.call(stack.enter_async_context(workbench.launcher.idling.busy(project)))
     try:
         station = workbench.call(workbench.launcher.reach(project))
-        return attach(workbench, station.running.info.id, command, dict(variables.plain))
+        code = attach(workbench, station.running.info.id, command, dict(variables.plain))
+        # Nobody else may be there to see what was installed.
+        with suppress(Ds01Error):
+            workbench.call(workbench.drifts.look(project))
+        return code
     finally:
         workbench.call(stack.aclose())
 

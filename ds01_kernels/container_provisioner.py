@@ -19,6 +19,7 @@ from .connection import PORTS, Channels, inside
 from .errors import Ds01Error, NotBuiltError
 from .explaining import ExplainingKernel, Say
 from .launch import Started
+from .package_jobs import first_build
 from .predecessor import Predecessor
 from .projects import Project
 from .text import clean
@@ -109,7 +110,7 @@ class ContainerProvisioner(KernelProvisionerBase):
             if not self._is_headless:
                 raise
             # What asked for the kernel waits for it, and there is no cell yet in which to say something.
-            await launcher.build_if_missing(project, self._log_line)
+            await first_build(self._workbench, project, self._log_line)
             started = await launcher.start(project, self._request(project, kwargs))
         try:
             self._channels.point_at(started.prefix)
@@ -163,7 +164,7 @@ class ContainerProvisioner(KernelProvisionerBase):
         async def prepare(say: Say) -> str:
             assert self._project is not None
             assert kwargs is not None
-            await self._workbench.launcher.build_if_missing(self._project, say)
+            await first_build(self._workbench, self._project, say)
             say("Starting the kernel.\n")
             self._predecessor.notice = explaining.notice
             started = await self._workbench.launcher.start(

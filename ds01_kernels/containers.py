@@ -32,8 +32,8 @@ LABEL_UID = "ds01-kernels.uid"
 LABEL_PATH = "ds01-kernels.path"
 LABEL_SOCKETS = "ds01-kernels.sockets"
 LABEL_SETTINGS = "ds01-kernels.settings"
-#: The name of the project's one container. One that carries it and is called otherwise stands beside that one: it is
-#: on trial, about to take its place, or kept for kernels that still run in it.
+#: The name of the project's one container. One that carries it and is called otherwise stands beside that
+#: one: it is on trial, about to take its place, or kept for kernels that still run in it.
 LABEL_NAME = "ds01-kernels.name"
 
 #: Seconds that a container's main process has for its end.
@@ -129,9 +129,9 @@ async def _stopped(
     """The same container, stopped: when it is started again it gets the directory that is made then."""
     if not await is_idle(info):
         raise KernelsRunningError(
-            f"The directory that {info.name} shares with this machine was deleted, and kernels still run there.",
-            remedy="Shut down the other kernels of the project, then restart this one: the container is started "
-            "anew then.",
+            f"The directory that {info.name} shares with this machine was deleted while kernels run there.",
+            remedy="Shut down the other kernels of the project, then restart this one: that starts the "
+            "container anew.",
         )
     await engine.stop(info.id, STOP_GRACE)
     return await engine.container(info.id)

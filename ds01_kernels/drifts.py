@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from . import containers
 from .agent_client import Agent
@@ -38,6 +39,18 @@ class Look:
     image: Installed | None
     drift: Drift
     lost: Drift
+
+    def as_json(self) -> dict[str, Any]:
+        """What REST and ``packages --json`` say; of a container that does not run, its image's packages."""
+        known = self.installed or self.image
+        return {
+            "python": known.python if known else None,
+            "running": self.installed is not None,
+            "packages": [package.as_json() for package in known.packages] if known else [],
+            "broken": [{"path": one.path, "reason": one.reason} for one in known.broken] if known else [],
+            "drift": self.drift.as_json(),
+            "lost": self.lost.as_json(),
+        }
 
 
 class Drifts:

@@ -59,10 +59,11 @@ class Leftovers:
 
 
 class Housekeeping:
-    """For all projects of this user."""
+    """For all projects of this user; what is `young` is left alone."""
 
-    def __init__(self, launcher: Launcher) -> None:
+    def __init__(self, launcher: Launcher, young: timedelta = YOUNG) -> None:
         self._launcher = launcher
+        self._young = young
 
     async def look(self) -> Leftovers:
         """What `prune` would remove now. Raises `EngineError`."""
@@ -74,14 +75,14 @@ class Housekeeping:
             for info in everything
             if {LABEL_NAME, LABEL_PATH} <= info.labels.keys() and not containers.is_current(info)
         ]
-        idle = [info for info in beside if _is_old(info.created) and await self._is_idle(info)]
+        idle = [info for info in beside if self._is_old(info.created) and await self._is_idle(info)]
         used = {info.image_id for info in everything} - {info.image_id for info in idle}
         images = [
             image
             for image in await engine.images(ours)
             if LABEL_PATH in image.labels
             and image.id not in used
-            and _is_old(image.created)
+            and self._is_old(image.created)
             and all(map(CANDIDATE.fullmatch, image.tags))
         ]
         return Leftovers(tuple(idle), tuple(images))
@@ -126,16 +127,15 @@ class Housekeeping:
         """No rebuild of its project runs. Raises `ConflictError`."""
         return self._launcher.locks.hold(of_rebuild(Path(thing.labels[LABEL_PATH])), AT_ONCE)
 
+    def _is_old(self, created: datetime) -> bool:
+        return datetime.now(UTC) - created > self._young
+
     async def _is_idle(self, info: ContainerInfo) -> bool:
         try:
             return not info.running or await self._launcher.count_kernels(info) == 0
         except Ds01Error as error:
             log.info("Whether %s is used is not known: %s", info.name, error)
             return False
-
-
-def _is_old(created: datetime) -> bool:
-    return datetime.now(UTC) - created > YOUNG
 
 
 def _name(image: ImageInfo) -> str:

@@ -6,11 +6,11 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from . import containers, images, ipykernel_store
+from . import containers, ipykernel_store
 from .agent.kernel import is_start_bound
 from .agent_client import Agent, Identity, KernelProcess, KernelRequest
 from .connection import SocketDirectory
@@ -39,9 +39,6 @@ Noticed = Callable[[Project, ContainerInfo, Agent, bool], None]
 
 #: Seconds that a container's main process has for its end.
 STOP_GRACE = 10.0
-
-#: Seconds that a build of the same image by somebody else is waited for.
-BUILD_LIMIT = 3600.0
 
 
 @dataclass(frozen=True)
@@ -152,22 +149,6 @@ class Launcher:
         self.idling.follow(project, started.process)
         return started
 
-    async def build_if_missing(self, project: Project, say: Callable[[str], None]) -> None:
-        """Build the project's image unless there is one. Raises `Ds01Error`.
-
-        `say` gets what the build prints.
-        """
-        # Not the project's own lock: a build takes minutes, and kernels in the container may start meanwhile.
-        async with self.locks.hold(project.path / "build", limit=BUILD_LIMIT):
-            if await self.engine.image(project.image_name(os.getuid())) is not None:
-                return
-            say(f"The image of project {project.name} is being built. Wait for it: then this cell runs.\n")
-            settings = await asyncio.to_thread(self._settings, project)
-            build = images.build(self.engine, project, arguments=settings.build_args)
-            async with aclosing(build) as progress:  # type: ignore[type-var]
-                async for value in progress:
-                    say(value.log)
-
     async def deploy(self, project: Project) -> ContainerInfo:
         """Have the project's container running, and its agent ready for kernels."""
         station = await self.reach(project)
@@ -254,9 +235,9 @@ class Launcher:
             await asyncio.shield(containers.retire(self.engine, info))
 
     async def stand_by(self, project: Project, image_id: str, beside: str) -> Station:
-        """A container of that image beside the project's, up and ready for kernels; its name ends in `beside`.
+        """A container of that image beside the project's, up and ready for kernels.
 
-        Raises the same. What is there then is the caller's to remove.
+        Its name ends in `beside`. Raises the same. What is there then is the caller's to remove.
         """
         settings = await asyncio.to_thread(self._settings, project)
         info = await self._create_beside(project, image_id, settings, beside)
@@ -381,7 +362,7 @@ def _started(station: Station, process: KernelProcess) -> Started:
         process.end()
         raise AgentError(
             f"The container {name} does not see the directory that it is to share with this machine.",
-            remedy=f"`docker stop {name}` ends all that runs there; the next kernel starts it with a new one.",
+            remedy=f"`docker stop {name}` ends what runs there; the next kernel starts it with a new one.",
         )
     return started
 

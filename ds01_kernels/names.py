@@ -42,6 +42,9 @@ class Names:
         return _filled(self.container, project, uid)
 
 
+USUAL = Names()
+
+
 def parse_image_name(where: str, pattern: str) -> str:
     """The pattern, with the tag ``latest`` if it has none. Raises `SettingError` that begins with `where`."""
     _check_fields(where, pattern, IMAGE)

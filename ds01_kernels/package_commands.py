@@ -14,7 +14,6 @@ from . import commands, package_jobs
 from .errors import BadInputError, Ds01Error
 from .jobs import JobState
 from .packages import Drift, Item
-from .packages_answer import packages_answer
 from .printing import print_json, print_table
 from .projects import Project
 from .rebuild import Order, Plan
@@ -29,7 +28,7 @@ def packages(workbench: Workbench, arguments: argparse.Namespace) -> None:
     project = workbench.projects().get(arguments.project)
     look = workbench.call(workbench.drifts.look(project))
     if arguments.json:
-        print_json(packages_answer(look))
+        print_json(look.as_json())
         return
     installed = look.installed or look.image
     if installed is None:

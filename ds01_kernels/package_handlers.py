@@ -8,7 +8,6 @@ from typing import Any
 from . import package_jobs
 from .handlers import PROJECT, Ds01Handler, permitted
 from .job_handlers import accept
-from .packages_answer import packages_answer
 from .rebuild import Order, check
 from .request_body import FLAG, TEXT, TEXTS, read_body
 from .server_kernels import ServerKernels
@@ -22,7 +21,7 @@ class PackagesHandler(Ds01Handler):
     async def get(self, name: str) -> None:
         project = self.workbench.projects().get(name)
         look = await self.workbench.run(self.workbench.drifts.look(project))
-        self.answer(await asyncio.to_thread(packages_answer, look))
+        self.answer(await asyncio.to_thread(look.as_json))
 
     @permitted("execute")
     async def post(self, name: str) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from . import installing
 from .dockerfile import read_requirements
-from .errors import BadInputError, Ds01Error
+from .errors import BadInputError, ConflictError, Ds01Error
 from .jobs import Job, JobState, Phase
 from .packages import Drift
 from .projects import Project
@@ -16,6 +17,8 @@ from .rebuild import Order, Report, Step
 from .variables import Variables, select
 from .workbench import Workbench
 
+#: Seconds that a build of the same image by somebody else is waited for.
+BUILD_LIMIT = 3600.0
 #: Seconds that another install in the same container is waited for.
 INSTALL_LIMIT = 3600.0
 
@@ -84,6 +87,43 @@ async def build(workbench: Workbench, project: Project, order: Order) -> JobStat
     return await workbench.run(workbench.jobs.start(project, "build", work))
 
 
+async def first_build(workbench: Workbench, project: Project, say: installing.Say) -> None:
+    """Build the image unless there is one, as a job whose output `say` gets too. Raises `Ds01Error`.
+
+    To be awaited in the workbench's own loop; to cancel it cancels the job.
+    """
+    launcher = workbench.launcher
+    async with launcher.locks.hold(project.path / "build", limit=BUILD_LIMIT):
+        if await launcher.image_id(project) is not None:
+            return
+        say(f"The image of project {project.name} is being built. Wait for it: then this cell runs.\n")
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        async def work(job: Job) -> None:
+            tell = _reporter(job)
+
+            def report(step: Step) -> None:
+                tell(step)
+                say(step.log)
+
+            try:
+                await workbench.rebuilds.update(project, Order(packages=()), report, limit=BUILD_LIMIT)
+                _settle(over)
+            except asyncio.CancelledError:
+                _settle(over, ConflictError("The build was cancelled.", remedy="Run the cell again."))
+                raise
+            except Exception as error:
+                _settle(over, error)
+                raise
+
+        state = await workbench.jobs.start(project, "build", work)
+        try:
+            await over
+        except asyncio.CancelledError:
+            await workbench.jobs.cancel(project, state.id)
+            raise
+
+
 async def rollback(workbench: Workbench, project: Project) -> JobState:
     """Back to the previous image and its Dockerfile. Raises `Ds01Error` when no job can start."""
 
@@ -130,6 +170,16 @@ def _reporter(job: Job) -> Report:
             job.say(step.log)
 
     return report
+
+
+def _settle(over: asyncio.Future[None], error: Exception | None = None) -> None:
+    """Unless nobody waits any more."""
+    if over.done():
+        return
+    if error is None:
+        over.set_result(None)
+    else:
+        over.set_exception(error)
 
 
 def _named(drift: Drift) -> list[str]:

@@ -1,4 +1,4 @@
-"""Reads and writes files of a project, which anything that runs in its container may have written or replaced."""
+"""Reads and writes files of a project, which anything in its container may have written or replaced."""
 
 from __future__ import annotations
 

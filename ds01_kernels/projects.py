@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 
 from .errors import BadInputError, BadProjectNameError, NoSuchProjectError
-from .names import Names
+from .names import USUAL, Names
 
 KERNEL_PREFIX = "ds01-"
 MAX_NAME = 100
@@ -32,7 +32,7 @@ class Project:
     name: str
     path: Path
     workspace: Path
-    names: Names = field(default=Names(), repr=False)
+    names: Names = field(default=USUAL, repr=False)
 
     @property
     def kernel_name(self) -> str:
@@ -143,7 +143,7 @@ class Projects:
         return f"Among the {len(names)} projects are: {', '.join(shown)}."
 
 
-def discover(workspaces: Iterable[str | os.PathLike[str]], names: Names = Names()) -> Projects:
+def discover(workspaces: Iterable[str | os.PathLike[str]], names: Names = USUAL) -> Projects:
     """Look through the workspaces: two or three system calls for each folder, and no engine.
 
     Never raises for what it finds: what cannot be used or read is in `rejected` and `notices`. A workspace

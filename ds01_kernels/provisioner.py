@@ -71,7 +71,7 @@ class ProjectProvisioner(KernelProvisionerBase):
 
     @property
     def place(self) -> str:
-        """The path of the project in whose container it runs; empty on the host, or when it could not start."""
+        """The path of the project in whose container it runs; empty on the host, or if it could not start."""
         return self._place.project_path if isinstance(self._place, ContainerProvisioner) else ""
 
     @property

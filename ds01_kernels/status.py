@@ -23,8 +23,8 @@ from .workbench import Workbench
 class ProjectStatus:
     """A project as it stands; `state` is the container's: an engine's word, ``missing``, or ``unknown``.
 
-    `error` is a sentence when something is wrong with it. `drift` counts packages, and is None while it is not
-    known; `lost` counts those of containers that are gone, which can be restored.
+    `error` is a sentence when something is wrong with it. `drift` counts packages, and is None while it is
+    not known; `lost` counts those of containers that are gone, which can be restored.
     """
 
     name: str

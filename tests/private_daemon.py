@@ -70,12 +70,14 @@ class PrivateDaemon:
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 # It ends with this process, whatever becomes of that.
-                ["setpriv", "--pdeathsig", "TERM", "--"]
-                + ["unshare", "--net", "--mount", "--propagation", "private", "--"]
-                + ["dockerd", "--host", self.address, "--bridge", "none", "--iptables=false"]
-                + ["--ip6tables=false", "--data-root", str(self._folder / "data")]
-                + ["--exec-root", str(self._folder / "run"), "--pidfile", str(self._folder / "pid")]
-                + ["--config-file", str(self._folder / "daemon.json"), *self._options],
+                [
+                    *("setpriv", "--pdeathsig", "TERM", "--"),
+                    *("unshare", "--net", "--mount", "--propagation", "private", "--"),
+                    *("dockerd", "--host", self.address, "--bridge", "none", "--iptables=false"),
+                    *("--ip6tables=false", "--data-root", str(self._folder / "data")),
+                    *("--exec-root", str(self._folder / "run"), "--pidfile", str(self._folder / "pid")),
+                    *("--config-file", str(self._folder / "daemon.json"), *self._options),
+                ],
                 env=dict(self._env),
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -47,7 +47,7 @@ LAYERS = (
     {"drifts", "installing", "housekeeping"},
     {"rebuild"},
     {"workbench"},
-    {"status", "doctor", "terminal", "container_jobs", "package_jobs", "packages_answer"},
+    {"status", "doctor", "terminal", "container_jobs", "package_jobs"},
     {
         "provisioner",
         "job_handlers",

@@ -35,7 +35,7 @@ def test_the_machines_clock_is_read_only_where_it_is_meant(path: Path) -> None:
     lines = [node.lineno for node in ast.walk(ast.parse(path.read_text())) if _is_wall_clock(node)]
     name = str(path.relative_to(PACKAGE))
     assert bool(lines) == (name in WALL_CLOCK), (
-        f"{name}, lines {lines}: what waits takes time.monotonic; what does not gets its reason in WALL_CLOCK."
+        f"{name}, lines {lines}: what waits takes time.monotonic; else give the reason in WALL_CLOCK."
     )
 
 
@@ -78,7 +78,7 @@ print(sorted(seen))
 
 @pytest.mark.engine
 def test_kernels_live_through_jumps_of_the_clock(ipykernel_image: str, tmp_path: Path) -> None:
-    """In the server, the agent, the zygote and the kernels: Python's view of the clock, not the machine's own."""
+    """In the server, the agent, the zygote and the kernels: Python's view of the clock, not the machine's."""
     (tmp_path / "sitecustomize.py").write_text(_JUMPING)
     with a_house(env={"PYTHONPATH": str(tmp_path)}) as house:
         house.configure("jupyter_ds01", "c.Workbench.orphan_grace = 5")
@@ -114,7 +114,7 @@ def test_kernels_live_through_jumps_of_the_clock(ipykernel_image: str, tmp_path:
             assert other.run("print('never ended')") == "never ended\n"
             for kernel in kernels:
                 kernel.delete()
-            mine = f"# ds01 zygote"
+            mine = "# ds01 zygote"
             wait_for(
                 lambda: sum(mine in line for line in host_processes(project.container).values()) == 1,
                 lambda: f"a kernel lives on: {host_processes(project.container)}",

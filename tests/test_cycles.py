@@ -22,7 +22,8 @@ CYCLES = 100
 #: How much more the median of the last ten may be than that of the first ten.
 GROWTH = 1.2
 
-#: Seconds that Jupyter keeps what belonged to a websocket after it was closed; by default more than all of this takes.
+#: Seconds that Jupyter keeps what belonged to a websocket after it was closed; by default more than all of
+#: this takes.
 SETTINGS = "c.MappingKernelManager.kernel_info_timeout = 3\n"
 
 #: Cycles before the first that counts: imports, caches and pools of the server fill.
@@ -49,7 +50,10 @@ def test_nothing_grows_over_a_hundred_lives(ipykernel_image: str) -> None:
         with house.server(settings=SETTINGS) as server:
             seen = [_life(server, project, house.root) for _ in range(WARM + CYCLES)][WARM:]
     first, last = (
-        {field.name: median(column) for field, column in zip(fields(Sizes), zip(*map(astuple, part), strict=True), strict=True)}
+        {
+            field.name: median(column)
+            for field, column in zip(fields(Sizes), zip(*map(astuple, part), strict=True), strict=True)
+        }
         for part in (seen[:10], seen[-10:])
     )
     print(json.dumps({name: [first[name], last[name]] for name in first}))

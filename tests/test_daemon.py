@@ -130,8 +130,6 @@ def _said(kernel: Kernel) -> str:
     """The error that a cell gives now."""
     request = kernel.send("execute_request", code="1 + 1", silent=False)
     message = kernel.receive_until(
-        lambda message: (
-            message["msg_type"] == "error" and message["parent_header"].get("msg_id") == request
-        )
+        lambda message: message["msg_type"] == "error" and message["parent_header"].get("msg_id") == request
     )
     return "\n".join(message["content"]["traceback"])

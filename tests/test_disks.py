@@ -71,11 +71,15 @@ def filled(folder: Path) -> Iterator[None]:
             while True:
                 file.write(bytes(4096))
         with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
-            for number in range(1, 10_000):
-                (ballast / str(number)).touch()
+            make_files(ballast)
         yield
     finally:
         shutil.rmtree(ballast)
+
+
+def make_files(folder: Path) -> None:
+    for number in range(1, 10_000):
+        (folder / str(number)).touch()
 
 
 def said(kernel: Kernel) -> str:

@@ -295,7 +295,7 @@ def test_a_stopped_container_that_is_out_of_date_is_replaced_by_itself(healthy: 
 
 
 def test_a_running_container_that_is_out_of_date_counts_by_its_kernels(healthy: Facts) -> None:
-    """Without one, the next kernel gets a new container; what keeps the agent from answering is told first."""
+    """Without one, the next kernel gets a new container; why the agent does not answer is told first."""
     newer = {"image": replace(IMAGE, id="sha256:two")}
     for inside, levels in (
         (Inside(SURVEY, 0, is_pips=True), [("container", "notice")]),
@@ -403,9 +403,7 @@ def test_several_causes_come_in_the_order_in_which_one_rests_on_the_other(health
     facts = Facts(
         name="p",
         project=healthy.project,
-        host=replace(
-            healthy.host, disks=(Disk((THE_PROJECT,), Path("/w"), 0),), wrappers=("/x",), memory=0
-        ),
+        host=replace(healthy.host, disks=(Disk((THE_PROJECT,), Path("/w"), 0),), wrappers=("/x",), memory=0),
         engine=EngineUnreachableError("No engine."),
         dockerfile=BadInputError("It is empty."),
         settings=SettingError("memory is bad."),

@@ -153,6 +153,7 @@ def _settle(request: Request) -> None:
     os.environ.clear()
     os.environ.update(request.env)
     time.tzset()
+    processes.mark(os.path.dirname(request.connection_file), request.env)
 
 
 def _enter(folder: str) -> None:

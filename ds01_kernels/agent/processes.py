@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
+import re
 import signal
 import subprocess
 from contextlib import ExitStack, suppress
-from typing import Any, Dict, Iterator, NamedTuple, Optional, Sequence, Set
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set
 
 from . import loader
 
@@ -30,6 +32,26 @@ def become_subreaper() -> None:
 def die_with_parent() -> None:
     """Ask for SIGKILL when the parent dies (prctl(2)); children do not inherit that."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def mark(folder: str, env: Mapping[str, str]) -> None:
+    """Let this process and its forks be known by the two variables of `env`, in which a kernel runs.
+
+    /proc shows the variables that a program was started with (proc(5)): of a kernel that was forked, and of
+    what it forks, they are the zygote's. What is mapped is inherited until another program is run, which then
+    has the variables. No file stays in `folder`.
+    """
+    global _mark
+    names = [_variable(name, env[name]).decode() for name in (AGENT_VARIABLE, KERNEL_VARIABLE)]
+    # It starts without, too, and then only misses what leaves its session in a fork.
+    with suppress(OSError, ValueError):
+        descriptor = _nameless(folder, bytes(mmap.PAGESIZE), ",".join(names))
+        _mark = mmap.mmap(descriptor, mmap.PAGESIZE, access=mmap.ACCESS_READ)
+        os.close(descriptor)
+
+
+#: What `mark` has mapped.
+_mark: Optional[mmap.mmap] = None
 
 
 def start_python(
@@ -194,7 +216,17 @@ def _stat(pid: str) -> Sequence[str]:
 
 
 def _variables(pid: int) -> Sequence[bytes]:
-    return _read("/proc/%d/environ" % pid).split(b"\0")
+    """Those that it was started with, or by which it is marked."""
+    variables: List[bytes] = _read("/proc/%d/environ" % pid).split(b"\0")
+    if not any(variable.startswith(_variable(KERNEL_VARIABLE, "")) for variable in variables):
+        for marks in _MARKS.findall(_read("/proc/%d/maps" % pid)):
+            variables += marks
+    return variables
+
+
+_MARKS = re.compile(
+    (r"/(%s=[^,\s]+),(%s=[^,\s]+)" % (AGENT_VARIABLE, KERNEL_VARIABLE)).encode("ascii"),
+)
 
 
 def _read(path: str) -> bytes:
@@ -209,9 +241,12 @@ def _variable(name: str, value: str) -> bytes:
     return ("%s=%s" % (name, value)).encode("utf-8", "surrogateescape")
 
 
-def _nameless(folder: str, content: bytes) -> int:
-    """A descriptor at the start of a file without a name. Some Pythons are built without memfd_create(2)."""
-    path = os.path.join(folder, "text-%d-%s" % (os.getpid(), os.urandom(8).hex()))
+def _nameless(folder: str, content: bytes, name: str = "") -> int:
+    """A descriptor at the start of a file without a name. Some Pythons are built without memfd_create(2).
+
+    `name` is the one that it had for a moment, and by which /proc tells of it.
+    """
+    path = os.path.join(folder, name or "text-%d-%s" % (os.getpid(), os.urandom(8).hex()))
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         os.remove(path)

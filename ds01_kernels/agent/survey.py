@@ -62,7 +62,7 @@ def markers() -> Dict[str, str]:
 
 @lru_cache(maxsize=1)
 def installing() -> Dict[str, Any]:
-    """A dict: pip, the command that installs for this interpreter, and externally_managed: PEP 668 forbids it.
+    """A dict: pip, the command that installs for this interpreter; externally_managed: PEP 668 forbids it.
 
     It may run the interpreter that ``pip`` on the PATH belongs to.
     """

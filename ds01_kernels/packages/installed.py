@@ -148,7 +148,7 @@ class Broken:
 class Installed:
     """All packages of an interpreter, whose path is ``python``; each name is there once.
 
-    ``pip`` is the command that installs for it, and ``externally_managed`` whether PEP 668 stands in its way."""
+    ``pip`` is the command that installs for it; ``externally_managed``: PEP 668 stands in its way."""
 
     python: str
     packages: tuple[Package, ...] = ()

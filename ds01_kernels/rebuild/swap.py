@@ -15,7 +15,6 @@ from ..drifts import Drifts
 from ..engine import ContainerInfo, Engine
 from ..errors import ConflictError, Ds01Error, EngineError
 from ..launch import STOP_GRACE, Launcher, Station
-from ..machine import available_memory
 from ..projects import Project
 from ..settings import Settings
 from .checking import check
@@ -35,7 +34,7 @@ MEMORY_FOR_BOTH = 512 << 20
 
 
 class Swaps:
-    """`exclusive_gpus`: no two containers can have the same GPU."""
+    """`exclusive_gpus`: no two containers can have the same GPU; `memory`: bytes that are left here."""
 
     def __init__(
         self,
@@ -46,6 +45,7 @@ class Swaps:
         settings: Callable[[Project], Settings],
         *,
         exclusive_gpus: bool,
+        memory: Callable[[], int | None],
     ) -> None:
         self._launcher = launcher
         self._drifts = drifts
@@ -53,6 +53,7 @@ class Swaps:
         self._journals = journals
         self._settings = settings
         self._exclusive_gpus = exclusive_gpus
+        self._memory = memory
 
     @property
     def _engine(self) -> Engine:
@@ -127,7 +128,7 @@ class Swaps:
         settings = await asyncio.to_thread(self._settings, project)
         if settings.gpus is not None and self._exclusive_gpus:
             return "its GPUs can be in one container only"
-        memory = await asyncio.to_thread(available_memory)
+        memory = await asyncio.to_thread(self._memory)
         if memory is not None and memory < MEMORY_FOR_BOTH and (await self._engine.info()).local:
             return "this machine has not enough memory for two containers"
         return ""

@@ -20,6 +20,7 @@ from ..engine import Engine, ImageInfo
 from ..errors import ConflictError, Ds01Error, EngineTimeoutError, NotBuiltError, NotFoundError
 from ..launch import Launcher
 from ..locks import AT_ONCE, of_rebuild
+from ..machine import available_memory
 from ..packages import Drift, Installed
 from ..project_files import read_text, replace_text
 from ..projects import Project
@@ -39,7 +40,7 @@ BUSY_LIMIT = 5.0
 
 class Rebuilds:
     """Rebuilds of all projects. `build_limit` is in seconds; `exclusive_gpus`: no two containers can have
-    one."""
+    one; `memory` says how many bytes this machine has left."""
 
     def __init__(
         self,
@@ -50,6 +51,7 @@ class Rebuilds:
         *,
         build_limit: float,
         exclusive_gpus: bool = False,
+        memory: Callable[[], int | None] = available_memory,
     ) -> None:
         self._launcher = launcher
         self._drifts = drifts
@@ -57,7 +59,15 @@ class Rebuilds:
         self._exchanges = exchanges = Exchanges(lambda: launcher.engine, journals)
         self._settings = settings
         self._build_limit = build_limit
-        self._swaps = Swaps(launcher, drifts, exchanges, journals, settings, exclusive_gpus=exclusive_gpus)
+        self._swaps = Swaps(
+            launcher,
+            drifts,
+            exchanges,
+            journals,
+            settings,
+            exclusive_gpus=exclusive_gpus,
+            memory=memory,
+        )
         self.stops_first = self._swaps.stops_first
         launcher.settle = self.settle
 
@@ -106,11 +116,16 @@ class Rebuilds:
         ):
             await self._swaps.swap(project, exchange, plan.install, report)
 
-    async def update(self, project: Project, order: Order, report: Report) -> None:
-        """Only build the image; the container stays until it is replaced. Raises as `rebuild` does."""
+    async def update(
+        self, project: Project, order: Order, report: Report, *, limit: float = BUSY_LIMIT
+    ) -> None:
+        """Only build the image; the container stays until it is replaced. Raises as `rebuild` does.
+
+        `limit` is in seconds, for the end of what others do to the project.
+        """
         report = Walk(report)
         async with (
-            self._built(project, order, report) as (exchange, _),
+            self._built(project, order, report, limit) as (exchange, _),
             self._launcher.locks.hold(project.path),
         ):
             await through(self._swaps.carry_out(project, exchange))
@@ -189,10 +204,10 @@ class Rebuilds:
 
     @asynccontextmanager
     async def _built(
-        self, project: Project, order: Order, report: Report
+        self, project: Project, order: Order, report: Report, limit: float = BUSY_LIMIT
     ) -> AsyncIterator[tuple[Exchange, Plan]]:
         """A candidate image of what the order asks for; what is not exchanged in the end is removed."""
-        async with self._alone(project):
+        async with self._alone(project, limit):
             report(Step("edit"))
             plan = await self._plan(project, order)
             identity = secrets.token_hex(4)
@@ -251,12 +266,12 @@ class Rebuilds:
         return None
 
     @asynccontextmanager
-    async def _alone(self, project: Project) -> AsyncIterator[None]:
+    async def _alone(self, project: Project, limit: float = BUSY_LIMIT) -> AsyncIterator[None]:
         """Nobody else rebuilds this project, and nothing is left of one that did. Raises `ConflictError`."""
         async with AsyncExitStack() as stack:
             try:
                 await stack.enter_async_context(
-                    self._launcher.locks.hold(of_rebuild(project.path), limit=BUSY_LIMIT)
+                    self._launcher.locks.hold(of_rebuild(project.path), limit=limit)
                 )
             except ConflictError:
                 raise ConflictError(
