@@ -148,9 +148,7 @@ def _package_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     install.add_argument("project")
     install.add_argument("spec", nargs="+", metavar="SPEC", help="a requirement: numpy, or numpy==2.1.0")
-    restore = _verb(
-        verbs, "restore", package_commands.restore, "install again what an earlier container had"
-    )
+    restore = _verb(verbs, "restore", package_commands.restore, "install again what an earlier container had")
     restore.add_argument("project")
     save = _verb(verbs, "save", package_commands.save, "write what was installed into the Dockerfile")
     rebuild = _verb(

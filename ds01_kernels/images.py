@@ -18,7 +18,7 @@ from .engine import BuildProgress, BuildRequest, Engine
 from .errors import BadInputError, BuildFailedError
 from .project_files import read_text
 from .projects import Project
-from .text import shown
+from .text import clean, shown
 from .variables import without_credentials
 
 #: On images: the sha256 of the Dockerfile's text, to tell whether it was changed since.
@@ -65,14 +65,24 @@ async def build(
 
 
 def _with_line(error: BuildFailedError, text: str) -> BuildFailedError:
-    """The same, with the Dockerfile's line, unless an instruction is quoted, and with something to do."""
+    """The same, with the Dockerfile's line, unless an instruction is quoted, with the reason that its command
+    gave, and with something to do."""
     lines = text.splitlines()
     message, line = str(error), error.line
     if line is not None and 0 < line <= len(lines) and "`" not in message:
         message += f" Line {line} is `{shown(lines[line - 1].strip(), 100)}`."
+    if "exit code" in message and (words := _last_words(error.log)):
+        message += f" It said: {shown(words.rstrip('.'), 300)}."
     where = f"line {line} of the Dockerfile" if line else "the Dockerfile"
     remedy = error.remedy or f"Correct {where}, then try again."
     return BuildFailedError(message, remedy=remedy, line=line, log=error.log)
+
+
+def _last_words(log: str) -> str:
+    """What a command gave as its reason, as pip does, or else its last line.."""
+    said = [line.strip() for line in clean(log, colours=False).splitlines() if line.strip()][1:]
+    errors = [line.removeprefix("ERROR:").strip() for line in said if line.startswith("ERROR:")]
+    return (errors or said or [""])[-1]
 
 
 def read_dockerfile(project: Project) -> str:

@@ -182,7 +182,8 @@ def remove(name: str, *, kernels_dir: Path) -> Path:
             f"No kernelspec is installed for the project '{name}' in '{kernels_dir}'.",
             remedy="See what is installed with: jupyter kernelspec list",
         )
-    _refuse_foreign(place)
+    if not _is_ours(place):
+        raise _foreign(place)
     with _aside(kernels_dir) as aside:
         place.rename(aside / "old")
     return place
@@ -214,8 +215,12 @@ def _put(new: Path, place: Path, aside: Path) -> None:
     """Rename `new` to `place`, beside other processes that do the same; what stood there goes to `aside`."""
     for attempt in range(100):
         old = aside / f"old-{attempt}"
-        if os.path.lexists(place):
-            _refuse_foreign(place)
+        if (before := _inode(place)) is not None:
+            is_ours = _is_ours(place)
+            if not is_ours and _inode(place) != before:
+                continue  # another process has just moved it away
+            if not is_ours:
+                raise _foreign(place)
             with suppress(FileNotFoundError):
                 place.rename(old)
         try:
@@ -230,12 +235,18 @@ def _put(new: Path, place: Path, aside: Path) -> None:
     raise ConflictError(f"Other processes keep writing '{place}'.", remedy="Try again.")
 
 
-def _refuse_foreign(place: Path) -> None:
-    if not _is_ours(place):
-        raise ConflictError(
-            f"'{place}' was not written by ds01-kernels, so it is left alone.",
-            remedy="Look at it, and move it away if it is not needed.",
-        )
+def _inode(place: Path) -> int | None:
+    try:
+        return place.lstat().st_ino
+    except FileNotFoundError:
+        return None
+
+
+def _foreign(place: Path) -> ConflictError:
+    return ConflictError(
+        f"'{place}' was not written by ds01-kernels, so it is left alone.",
+        remedy="Look at it, and move it away if it is not needed.",
+    )
 
 
 def _is_ours(place: Path) -> bool:

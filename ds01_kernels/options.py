@@ -125,7 +125,7 @@ class Options(SingletonConfigurable):
     ).tag(config=True)
     exclusive_gpus = Bool(
         False,
-        help="Whether a GPU can be in one container only: a rebuild then stops the old container, and all its "
+        help="Whether a GPU can be in one container only: a rebuild then stops the old container, with its "
         "kernels, before it starts the new one.",
     ).tag(config=True)
     build_timeout = Float(3600.0, min=1, max=MOST_SECONDS, help="Seconds until a build is given up.").tag(

@@ -85,7 +85,7 @@ class Agent:
         self.starter.close()
 
     def all_kernels(self) -> List[str]:
-        """The ids of the kernels that run here, also of those of agents of other versions, which run beside."""
+        """The ids of the kernels that run here, also of agents of other versions, which run beside."""
         files = processes.open_files()
         folder = os.path.realpath(self.folder)
         beside = [id_ for id_ in _with_files(self.folder) if os.path.join(folder, id_ + ".log") in files]

@@ -93,7 +93,7 @@ class PackageWatch:
         self._tell(_set, self.baseline, None)
         while True:
             try:
-                wanted = self._requests.get(timeout=PAUSE if self._is_active else None)
+                wanted = self._requests.get(timeout=PAUSE)
             except queue.Empty:
                 wanted = None
             try:
@@ -104,6 +104,8 @@ class PackageWatch:
                     self._tell(_set, wanted, listed)
                 if self._is_active:
                     self._check()
+                else:
+                    self._keep_report()
             except Exception as error:
                 logs.say("the packages could not be listed: %.500r" % error)
                 if wanted is not None:
@@ -114,6 +116,14 @@ class PackageWatch:
             self._loop.call_soon_threadsafe(function, *arguments)
         except RuntimeError:
             sys.exit()  # the loop is closed: the agent ends
+
+    def _keep_report(self) -> None:
+        """With no client there to be told, all that cannot wait: the next install writes its report over it."""
+        path = self._asked.report
+        stamp = _stamp(path)
+        if stamp != self._stamps.get(path):
+            self._stamps[path] = stamp
+            self._asked.take_report()
 
     def _check(self) -> None:
         """Look, and list when something has changed and is quiet since."""

@@ -70,7 +70,6 @@ class Exchanges:
         exchange = await self._journals.pending(project)
         if exchange is None or exchange.direction == "done":
             return exchange
-        log.warning("The rebuild %s of project %s ended early: it is settled", exchange.id, project.name)
         if exchange.direction == "forward" and not back and await self._can_go_on(project, exchange):
             await self._forward(project, exchange)
             return await self._finish(project, exchange)

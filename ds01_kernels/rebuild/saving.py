@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,11 +100,13 @@ def plan(
     pin: bool = True,
     pip: Pip = Pip(),
     file: str = DOCKERFILE,
+    below: Collection[str] = (),
 ) -> Plan:
     """What a save writes into that text of a Dockerfile, or of a ``requirements.txt``.
 
     `packages` are requirements to write in place of the whole drift; with `pin` false the drift's own are
-    written as the user typed them. Raises `BadInputError`.
+    written as the user typed them. `below` are the packages of the image that the Dockerfile starts from, as
+    far as they are known. Raises `BadInputError`.
     """
     if packages is None:
         install = [requirement(item, pin=pin) for item in (*drift.added, *drift.changed)]
@@ -117,9 +119,14 @@ def plan(
     refused = {conflict.name for conflict in result.conflicts}
     stays = {conflict.name for conflict in result.unpinnable}
     left += [Left(one.name, one.sentence) for one in (*result.conflicts, *result.unpinnable)]
-    # What neither the block nor a line of the user's installs came with the image that the file starts from.
     found = {name for name in remove if name not in stays and change(text, [], [name]).text != text}
-    left += [Left(name, "it comes with the image below") for name in remove if name not in stays | found]
+    # Perhaps it was taken out already, and the image is older; perhaps a line installs it by another name.
+    unnamed = f"{file} does not name it"
+    left += [
+        Left(name, "it comes with the image below" if name in below else unnamed)
+        for name in remove
+        if name not in stays | found
+    ]
     return Plan(
         file,
         text,

@@ -86,11 +86,20 @@ class Rebuilds:
             return saving.plan(text, Drift(), packages=(), file=file)
         look = await self._drifts.look(project)
         facts = look.installed or look.image
-        if facts is None and file == DOCKERFILE:
-            facts = await self._base(project, text)
+        below = None
+        if look.drift.removed or (facts is None and file == DOCKERFILE):
+            below = await self._base(project)
+            facts = facts or below
         pip = saving.Pip(facts.pip, facts.externally_managed) if facts else saving.Pip()
         return await asyncio.to_thread(
-            saving.plan, text, look.drift, packages=packages, pin=pin, pip=pip, file=file
+            saving.plan,
+            text,
+            look.drift,
+            packages=packages,
+            pin=pin,
+            pip=pip,
+            file=file,
+            below=below.by_name if below else (),
         )
 
     async def save(self, project: Project, order: Order) -> Plan:
@@ -189,6 +198,9 @@ class Rebuilds:
                 log.warning("The rebuild of project %s is not settled yet: %s", project.name, error)
 
     async def _settle(self, project: Project, *, back: bool = False) -> None:
+        """With `back` it is one of this process, which says what became of it."""
+        if not back:
+            log.info("A rebuild of project %s ended early: it is settled", project.name)
         done = await self._exchanges.settle(project, back=back)
         if done is not None:
             await self._swaps.tell(done)
@@ -258,9 +270,10 @@ class Rebuilds:
         except Ds01Error as error:
             log.warning("What a rebuild of project %s left is removed later: %s", project.name, error)
 
-    async def _base(self, project: Project, text: str) -> Installed | None:
-        """The packages of the image that a Dockerfile never built starts from, where it is here."""
+    async def _base(self, project: Project) -> Installed | None:
+        """The packages of the image that the Dockerfile starts from, where that one is here."""
         with suppress(Ds01Error):
+            text = await asyncio.to_thread(images.read_dockerfile, project)
             base = await self._engine.image(saving.base_of(text))
             return await self._drifts.image_set(project, base.id) if base else None
         return None
