@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import codecs
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Awaitable, Callable, Sequence
 
 from .agent_client import Agent
 from .dockerfile import read_requirements
-from .engine import ContainerInfo, Engine
+from .engine import ContainerInfo, Engine, Stream
 from .errors import BadInputError, EngineError, InstallFailedError
 from .launch import Launcher
 from .packages import Drift, requirement
@@ -16,24 +17,37 @@ from .projects import Project
 from .text import clean
 from .variables import Variables
 
+log = logging.getLogger("ds01_kernels")
+
 Say = Callable[[str], None]
 
 #: The options make pip ask nothing and keep its advice on its own version to itself.
 PIP = ("-m", "pip", "--no-input", "--disable-pip-version-check")
 
 #: Of the variables before the `--`, which are paths, those are set that exist here and that the image does
-#: not set.
-#: The first line is the process group, to end it by; then comes all that the command prints.
+#: not set. What the engine runs is in nobody's process group here, so that it needs one of its own to be
+#: ended by: its number is the first line, and then comes all that the command prints.
 _RUN = """\
-while [ "$1" != -- ]; do
-    eval "known=\\${${1%%=*}+yes}"
-    [ "$known" ] || [ ! -e "${1#*=}" ] || export "$1"
-    shift
-done
-shift
-echo $$
-exec "$@" 2>&1"""
-_END = 'kill -TERM -- "-$1" 2>/dev/null'
+import os, sys
+end = sys.argv.index("--")
+for variable in sys.argv[1:end]:
+    name, _, path = variable.partition("=")
+    if name not in os.environ and os.path.exists(path):
+        os.environ[name] = path
+if os.getpgrp() != os.getpid():
+    os.setsid()
+os.dup2(1, 2)
+print(os.getpid(), flush=True)
+os.execv(sys.argv[end + 1], sys.argv[end + 1:])"""
+#: Asks them to end, and ends them if they do not within five seconds.
+_END = """\
+kill -TERM -- "-$1" 2>/dev/null || exit 0
+left=50
+while [ $left -gt 0 ] && kill -0 -- "-$1" 2>/dev/null; do sleep 0.1; left=$((left - 1)); done
+kill -KILL -- "-$1" 2>/dev/null"""
+
+#: Seconds for all of that.
+END_LIMIT = 15.0
 
 #: Characters of pip's last words that an error quotes.
 LAST_WORDS = 2000
@@ -94,40 +108,53 @@ async def _pip(
 async def run(
     engine: Engine, container: str, argv: Sequence[str], variables: Variables, say: Say
 ) -> int | None:
-    """Run a command in the container and say what it prints; its exit code. Cancelling this ends it."""
+    """Run a Python interpreter, whose path `argv` begins with, in the container and say what it prints.
+
+    Returns its exit code. Cancelling this ends it, and what it has started.
+    """
     files = [f"{name}={path}" for name, path in variables.files.items()]
-    command = ["/bin/sh", "-c", _RUN, "ds01", *files, "--", *argv]
+    command = [argv[0], "-I", "-c", _RUN, *files, "--", *argv]
     stream = await engine.exec(container, command, env=variables.plain)
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    group, rest = "", b""
+    starting = asyncio.create_task(_first_line(stream))
     try:
-        while data := await stream.read():
-            if not group:
-                line, newline, data = (rest + data).partition(b"\n")
-                if not newline:
-                    rest = line
-                    continue
-                group = line.decode("ascii", "replace").strip()
+        _, data = await asyncio.shield(starting)
+        while data or (data := await stream.read()):
             if text := decoder.decode(data):
                 say(text)
+            data = b""
         return await stream.exit_code()
     except asyncio.CancelledError:
-        if group.isdigit():
-            await asyncio.shield(_end(engine, container, group))
+        await asyncio.shield(_end(engine, container, starting))
         raise
     finally:
+        starting.cancel()
         await stream.close()
 
 
-async def _end(engine: Engine, container: str, group: str) -> None:
+async def _first_line(stream: Stream) -> tuple[str, bytes]:
+    """Without its end, and what has come after it."""
+    found = b""
+    while b"\n" not in found and (data := await stream.read()):
+        found += data
+    line, _, rest = found.partition(b"\n")
+    return line.decode("ascii", "replace").strip(), rest
+
+
+async def _end(engine: Engine, container: str, starting: Awaitable[tuple[str, bytes]]) -> None:
     try:
-        stream = await engine.exec(container, ["/bin/sh", "-c", _END, "ds01", group])
-        async with asyncio.timeout(10):
-            while await stream.read():
-                pass
-        await stream.close()
-    except (EngineError, TimeoutError):
-        return
+        async with asyncio.timeout(END_LIMIT):
+            group, _ = await starting
+            if not group.isdigit():
+                return
+            stream = await engine.exec(container, ["/bin/sh", "-c", _END, "ds01", group])
+            try:
+                while await stream.read():
+                    pass
+            finally:
+                await stream.close()
+    except (EngineError, TimeoutError) as error:
+        log.warning("A command in %s was not ended: %s", container, error or "it takes too long")
 
 
 def _reason(said: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import sys
 import threading
 from collections.abc import Coroutine, Iterable
@@ -100,14 +101,18 @@ def rebuild(workbench: Workbench, arguments: argparse.Namespace) -> int:
     order = Order(
         None if chosen is None else tuple(chosen), not arguments.unpinned, (plan.sha256, plan.result_sha256)
     )
-    return _follow(workbench, project, package_jobs.rebuild(workbench, project, order), arguments.json)
+    return _follow(
+        workbench, project, package_jobs.rebuild(workbench, project, order), arguments.json, by_lines=True
+    )
 
 
 def rollback(workbench: Workbench, arguments: argparse.Namespace) -> int:
     project = workbench.projects().get(arguments.project)
     if not arguments.yes and not _agreed("Go back to the previous image and its Dockerfile?", "--yes"):
         return 1
-    return _follow(workbench, project, package_jobs.rollback(workbench, project), arguments.json)
+    return _follow(
+        workbench, project, package_jobs.rollback(workbench, project), arguments.json, by_lines=True
+    )
 
 
 def image_update(workbench: Workbench, arguments: argparse.Namespace) -> int:
@@ -138,9 +143,10 @@ def _offer_to_save(workbench: Workbench, project: Project) -> None:
     it."""
     try:
         drift = workbench.call(workbench.drifts.look(project)).drift
+        # It may all be written already, and not built yet.
+        if not drift or not workbench.call(workbench.rebuilds.preview(project)).changes:
+            return
     except Ds01Error:
-        return
-    if not drift:
         return
     print(f"Not in the Dockerfile: {_names(drift.items)}.", file=sys.stderr)
     if sys.stdin is not None and sys.stdin.isatty() and _agreed("Save them into it first?", ""):
@@ -154,9 +160,16 @@ def _offer_to_save(workbench: Workbench, project: Project) -> None:
 
 
 def _follow(
-    workbench: Workbench, project: Project, begin: Coroutine[Any, Any, JobState], as_json: bool
+    workbench: Workbench,
+    project: Project,
+    begin: Coroutine[Any, Any, JobState],
+    as_json: bool,
+    *,
+    by_lines: bool = False,
 ) -> int:
     """Print what the job prints, until it is over; as JSON only then, the job with all of its `log`.
+
+    `by_lines`: as JSON too, one line each time that it has moved, with what it has logged since.
 
     An interrupt cancels it. Raises `Ds01Error` with its error.
     """
@@ -164,16 +177,21 @@ def _follow(
     workbench.listen(lambda event: wake.set())
     state = asyncio.run(begin)
     log, offset, interrupted = "", 0, False
+    shown: dict[str, Any] = {}
     while True:
         try:
             wake.clear()
             text = workbench.jobs.log(project, state.id, offset)
             offset = text.offset
             state = workbench.jobs.get(project, state.id)
-            if as_json:
+            if as_json and by_lines:
+                shown = _print_moved(shown, {**state.as_json(), "log": text.text})
+            elif as_json:
                 log += text.text
             else:
-                print(text.text, end="", flush=True)
+                # A failed job ends its log with the sentence that is printed below.
+                said = f"{state.error.message}\n" if state.error else ""
+                print(text.text.removesuffix(said), end="", flush=True)
             if text.done:
                 break
             if not text.text:
@@ -184,7 +202,7 @@ def _follow(
             # What was begun is taken back first; who cannot wait for that interrupts again.
             interrupted = True
             workbench.call(workbench.jobs.cancel(project, state.id))
-    if as_json:
+    if as_json and not by_lines:
         print_json({**state.as_json(), "log": log})
     if state.error is not None:
         raise Ds01Error(state.error.message)
@@ -194,6 +212,13 @@ def _follow(
         print(f"Cancelled; {left}.", file=sys.stderr)
         return 130 if interrupted else 1
     return 0
+
+
+def _print_moved(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """One line, unless nothing has happened."""
+    if now["log"] or now != {**before, "log": ""}:
+        print(json.dumps(now), flush=True)
+    return now
 
 
 # Printing

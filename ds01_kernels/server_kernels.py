@@ -36,6 +36,7 @@ class ServerKernels:
     def __init__(self, kernel_manager: Any, session_manager: Any) -> None:
         self._kernels = kernel_manager
         self._sessions = session_manager
+        self._restarting: set[str] = set()
 
     async def of(self, project: Project) -> list[ServerKernel]:
         """Those in the project's containers, by their notebook's path."""
@@ -64,11 +65,17 @@ class ServerKernels:
             id_
             for id_ in list(self._kernels.list_kernel_ids())
             if getattr(self._kernels.get_kernel(id_).provisioner, "process", "") in processes
+            # We may be told more than once.
+            and id_ not in self._restarting
         ]
+        self._restarting.update(ids)
         outcomes = await asyncio.gather(*map(self._restart, ids), return_exceptions=True)
         for id_, outcome in zip(ids, outcomes, strict=True):
             if isinstance(outcome, BaseException):
                 log.warning("Kernel %s could not be restarted in the new container: %r", id_, outcome)
 
     async def _restart(self, kernel_id: str) -> None:
-        await ensure_async(self._kernels.restart_kernel(kernel_id))
+        try:
+            await ensure_async(self._kernels.restart_kernel(kernel_id))
+        finally:
+            self._restarting.discard(kernel_id)

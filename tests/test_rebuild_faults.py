@@ -8,12 +8,10 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import FROM_BASE
@@ -23,10 +21,8 @@ from rebuilding import (
     Rebuilt,
     a_kernel,
     a_project,
-    await_phase,
     begin,
     ended,
-    job,
     log,
     order,
     rebuild,
@@ -315,7 +311,7 @@ def test_the_engine_goes_away_during_the_build(
 
 
 @pytest.mark.parametrize("refused", ["/rename", "/tag"])
-def test_the_engine_goes_away_during_the_swap(
+def test_the_engine_refuses_a_step_of_the_swap(
     house: House, afar: Server, proxy: EngineProxy, refused: str
 ) -> None:
     project = a_project(house, "away")
@@ -327,10 +323,11 @@ def test_the_engine_goes_away_during_the_swap(
             proxy.refuse_nothing()
         assert done["phase"] == "failed"
         assert "not now" in done["error"]["message"]
-        # It cannot have gone back, and says so by its journal; the next one does.
         assert project.dockerfile.read_text() == OFFLINE
-        assert len(project.journal) == 1
-        project.cli("container-deploy")
+        if refused == "/tag":
+            # To go back takes that too: the journal says that it is to be done, and the next one does it.
+            assert len(project.journal) == 1
+            project.cli("container-deploy")
         project.agree()
     assert rebuild(afar, project, packages=["tiny==1.0"])["phase"] == "done"
     project.agree()
@@ -339,7 +336,7 @@ def test_the_engine_goes_away_during_the_swap(
 def test_a_rebuild_settles_what_another_one_left(house: House, afar: Server, proxy: EngineProxy) -> None:
     project = a_project(house, "again")
     project.cli("container-deploy")
-    proxy.refuse("/rename", 500, "not now")
+    proxy.refuse("/tag", 500, "not now")
     try:
         assert rebuild(afar, project, packages=["tiny==1.0"])["phase"] == "failed"
     finally:
@@ -354,9 +351,10 @@ def test_a_rebuild_settles_what_another_one_left(house: House, afar: Server, pro
 def test_json_lines_of_progress(house: House) -> None:
     project = a_project(house)
     lines = [json.loads(line) for line in project.cli("rebuild", "tiny==1.0", "--yes", "--json").splitlines()]
-    phases = list(dict.fromkeys(line["phase"] for line in lines))
+    phases = [line["phase"] for line in lines]
     assert phases[-1] == "done"
-    assert set(phases) >= {"build", "done"}
+    assert set(phases) > {"done"}
+    assert "Building the image.\n" in "".join(line["log"] for line in lines)
     assert all(re.fullmatch("[0-9a-f]{16}", line["id"]) for line in lines)
     sentence = project.refused("rebuild", "no-such-package", "--yes", "--json")
     assert "line 6 of the Dockerfile" in sentence

@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from .. import containers, images
 from ..engine import Engine
-from ..errors import BadInputError, ConflictError, Ds01Error, NotFoundError
+from ..errors import BadInputError, ConflictError, Ds01Error, EngineError, NotFoundError
 from ..project_files import read_text, replace_text
 from ..projects import Project
 from .journal import Exchange, Journals, Previous
@@ -68,7 +68,10 @@ class Exchanges:
         again then.
         """
         exchange = await self._journals.pending(project)
-        if exchange is None or exchange.direction == "done":
+        if exchange is None:
+            return None
+        if exchange.direction == "done":
+            await self._remove_older(exchange)
             return exchange
         if exchange.direction == "forward" and not back and await self._can_go_on(project, exchange):
             await self._forward(project, exchange)
@@ -129,9 +132,21 @@ class Exchanges:
             except Ds01Error as error:
                 log.warning("%s", error)
             else:
+                await self._remove_older(exchange)
                 return exchange
+        await self._remove_older(exchange)
         await self._journals.forget(project)
         return None
+
+    async def _remove_older(self, exchange: Exchange) -> None:
+        """Remove the image that nobody can go back to any more, unless it has a name or is in use."""
+        image_id = exchange.older_image
+        if image_id is None or image_id in (exchange.old_image, exchange.new_image):
+            return
+        with suppress(ConflictError, EngineError):
+            image = await self._engine().image(image_id)
+            if image is not None and not image.tags and containers.LABEL_PATH in image.labels:
+                await self._engine().remove_image(image_id)
 
     async def _back(self, project: Project, exchange: Exchange) -> None:
         if not await self._write(project, exchange.file, exchange.after, exchange.before):

@@ -13,7 +13,7 @@ from typing import TypeVar
 from .. import containers, images
 from ..drifts import Drifts
 from ..engine import ContainerInfo, Engine
-from ..errors import ConflictError, Ds01Error, EngineError
+from ..errors import ConflictError, Ds01Error
 from ..launch import STOP_GRACE, Launcher, Station
 from ..projects import Project
 from ..settings import Settings
@@ -172,8 +172,6 @@ class Swaps:
             old_container=old.id if old else None,
         )
         await self._exchanges.carry_out(project, exchange)
-        if older is not None and older.id not in (exchange.old_image, exchange.new_image):
-            await self._remove(older.id)
         return old
 
     async def tell(self, exchange: Exchange) -> None:
@@ -217,13 +215,6 @@ class Swaps:
             await self._drifts.look(project)
         except Ds01Error as error:
             log.info("What is installed in the new container is not known yet: %s", error)
-
-    async def _remove(self, image_id: str) -> None:
-        """Remove an image that nobody can go back to any more, unless it has a name or is in use."""
-        with suppress(EngineError, ConflictError):
-            image = await self._engine.image(image_id)
-            if image is not None and not image.tags and containers.LABEL_PATH in image.labels:
-                await self._engine.remove_image(image_id)
 
 
 async def through(work: Awaitable[T]) -> T:

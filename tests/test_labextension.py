@@ -1,0 +1,184 @@
+"""The JupyterLab extension, as a user meets it: a real browser, a real server, real containers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import browser
+import pytest
+from browser import Lab, a_browser, link_extension, silence, write_notebook
+from conftest import ProjectFolder
+from servers import House, Server, a_house
+
+pytestmark = pytest.mark.engine
+
+PLACE = ".jp-ds01-Place"
+BUTTON = ".jp-ds01-RebuildButton jp-button"
+BADGE = ".jp-ds01-Badge"
+ACCEPT = ".jp-Dialog-footer .jp-mod-accept"
+
+
+@dataclass(frozen=True)
+class Site:
+    """What the tests of this module share."""
+
+    house: House
+    server: Server
+    chromium: Any
+    thesis: ProjectFolder
+
+    def page(self) -> Lab:
+        return Lab(self.server, self.chromium.new_page(viewport={"width": 1280, "height": 760}))
+
+
+@pytest.fixture(scope="module")
+def site(ipykernel_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    browser.require()
+    share = tmp_path_factory.mktemp("share")
+    link_extension(share)
+    with a_house(env={"JUPYTER_PATH": str(share)}) as house:
+        silence(house)
+        thesis = house.project("thesis", ipykernel_image)
+        cells = ["%pip install six", "import sys, six; mark = 1; print(sys.executable, six.__version__)"]
+        write_notebook(
+            thesis.path / "analysis.ipynb", [*cells, "print('mark' in globals(), six.__version__)"]
+        )
+        write_notebook(house.workspace / "loose.ipynb", ["1"])
+        with house.server(lab=True, settings=browser.SETTINGS) as server, a_browser() as chromium:
+            yield Site(house, server, chromium, thesis)
+
+
+@pytest.fixture
+def lab(site: Site) -> Iterator[Lab]:
+    made = site.page()
+    yield made
+    made.page.close()
+
+
+def test_two_clicks_make_a_package_permanent(site: Site, lab: Lab) -> None:
+    name, dockerfile = site.thesis.name, site.thesis.path / "Dockerfile"
+    lab.open(f"{name}/analysis.ipynb")
+    lab.page.locator(f"{PLACE} >> text={site.thesis.container}").wait_for()
+    lab.page.locator(f"{PLACE} >> text=/usr/bin/python").wait_for()
+    lab.run_cell(0)
+    lab.run_cell(1)
+    assert "/usr/bin/python" in lab.output(1)
+    lab.page.locator(BADGE, has_text="1").wait_for()
+    lab.shoot("toolbar")
+
+    lab.page.click(BUTTON)
+    lab.page.locator(".jp-ds01-Diff", has_text="six==").wait_for()
+    assert "six" not in dockerfile.read_text()
+    assert lab.serious(".jp-Dialog-content") == []
+    lab.shoot("rebuild")
+    lab.page.click(ACCEPT)
+
+    lab.page.wait_for_selector(BADGE, state="detached")
+    lab.see(f"Rebuild: {name}: done")
+    lab.shoot("done")
+    assert '"six==' in dockerfile.read_text()
+    # Nobody has touched the kernel: it is a new one, in the new container.
+    lab.page.locator(f"{PLACE} >> text=running").wait_for()
+    lab.page.wait_for_function(
+        "jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'"
+    )
+    lab.run_cell(2)
+    assert "NameError" in lab.output(2)
+    lab.run_cell(1)
+    assert "/usr/bin/python" in lab.output(1)
+
+
+def test_a_failure_is_told_and_found_again_after_a_reload(site: Site, lab: Lab) -> None:
+    dockerfile = site.thesis.path / "Dockerfile"
+    before = dockerfile.read_text()
+    lines = before.count("\n") + 2
+    dockerfile.write_text(f"{before}RUN sleep 5\nRUN echo the-reason && exit 3\n")
+    try:
+        lab.open(f"{site.thesis.name}/analysis.ipynb")
+        lab.page.click(BUTTON)
+        lab.see("Nothing to save")
+        lab.page.click(ACCEPT)
+        lab.page.get_by_role("button", name="Show Log").first.click()
+        lab.page.locator(".jp-ds01-LogText", has_text="sleep 5").wait_for()
+        lab.shoot("progress")
+
+        lab.open(f"{site.thesis.name}/analysis.ipynb", reset=False)
+        lab.page.locator(".jp-ds01-LogText", has_text="sleep 5").wait_for()
+        lab.page.locator(".jp-ds01-LogHead .jp-ds01-error", has_text=f"line {lines}").wait_for()
+        lab.see("Everything is as it was.")
+        lab.page.locator(".jp-ds01-LogText", has_text="the-reason").wait_for()
+        assert lab.serious(".jp-ds01-LogWidget") == []
+        lab.shoot("failure")
+    finally:
+        dockerfile.write_text(before)
+    lab.page.locator(f"{PLACE} >> text=running").wait_for()
+
+
+def test_a_missing_module_is_installed_by_its_button(site: Site, lab: Lab) -> None:
+    write_notebook(site.thesis.path / "missing.ipynb", ["import toml; print(toml.__version__)"])
+    lab.open(f"{site.thesis.name}/missing.ipynb")
+    lab.page.locator(f"{PLACE} >> text=running").wait_for()
+    lab.run_cell(0)
+    lab.page.get_by_role("button", name="Install toml in the container").click()
+    lab.see("Run the cell again")
+    lab.shoot("missing")
+    lab.run_cell(0)
+    assert "Error" not in lab.output(0)
+
+
+def test_a_host_kernel_is_marked(lab: Lab) -> None:
+    lab.open("loose.ipynb")
+    lab.page.locator(PLACE, has_text="host").wait_for()
+    assert lab.page.locator(BUTTON).count() == 0
+    lab.shoot("host")
+
+
+def test_a_new_notebook_gets_its_projects_kernel_without_a_question(site: Site, lab: Lab) -> None:
+    lab.open()
+    lab.page.wait_for_function("jupyterapp.serviceManager.kernelspecs.specs !== null")
+    lab.execute("notebook:create-new", cwd=site.thesis.name)
+    lab.page.locator(f"{PLACE} >> text={site.thesis.container}").wait_for()
+    assert lab.page.locator(".jp-Dialog").count() == 0
+
+
+def test_the_panel_in_both_themes(site: Site, lab: Lab) -> None:
+    lab.open()
+    lab.execute("ds01-kernels:show-panel")
+    lab.page.click(f".jp-ds01-Project >> text={site.thesis.name}")
+    lab.page.locator(".jp-ds01-Packages", has_text="ipykernel").wait_for()
+    for theme in ("JupyterLab Light", "JupyterLab Dark", "JupyterLab Dark High Contrast"):
+        lab.execute("apputils:change-theme", theme=theme)
+        lab.page.wait_for_selector(f"body[data-jp-theme-name='{theme}']")
+        assert lab.serious(".jp-ds01-Panel") == [], theme
+        lab.shoot(f"panel-{theme.removeprefix('JupyterLab ').lower().replace(' ', '-')}")
+    lab.execute("apputils:change-theme", theme="JupyterLab Light")
+    lab.page.wait_for_selector("body[data-jp-theme-name='JupyterLab Light']")
+
+
+def test_a_rebuild_can_be_asked_for_with_the_keyboard(site: Site, lab: Lab) -> None:
+    lab.open(f"{site.thesis.name}/analysis.ipynb")
+    lab.page.locator(f"{PLACE} >> text=running").wait_for()
+    lab.page.keyboard.press("Control+Shift+c")
+    lab.page.keyboard.type("Containers Rebuild")
+    lab.page.keyboard.press("Enter")
+    lab.page.wait_for_selector(".jp-Dialog")
+    inside = "document.activeElement.closest('.jp-Dialog') !== null"
+    reached = set()
+    for _ in range(8):
+        assert lab.page.evaluate(inside)
+        reached.add(lab.page.evaluate("document.activeElement.outerHTML.slice(0, 200)"))
+        lab.page.keyboard.press("Tab")
+    assert len(reached) >= 3, reached
+    lab.page.keyboard.press("Escape")
+    lab.page.wait_for_selector(".jp-Dialog", state="detached")
+
+
+def test_an_idle_page_asks_for_nothing(site: Site, lab: Lab) -> None:
+    lab.open(f"{site.thesis.name}/analysis.ipynb")
+    lab.page.locator(f"{PLACE} >> text=/usr/bin/python").wait_for()
+    lab.page.wait_for_timeout(2000)
+    lab.asked.clear()
+    lab.page.wait_for_timeout(5000)
+    assert lab.asked == []
