@@ -42,6 +42,9 @@ def list_projects(workbench: Workbench, arguments: argparse.Namespace) -> None:
     )
     for sentence in dict.fromkeys(project.error for project in found if project.error):
         print(clean(sentence, colours=False), file=sys.stderr)
+    for project in found:
+        if project.lost:
+            print(_offer(project.name), file=sys.stderr)
 
 
 def status(workbench: Workbench, arguments: argparse.Namespace) -> None:
@@ -53,6 +56,12 @@ def status(workbench: Workbench, arguments: argparse.Namespace) -> None:
         if value not in (None, {}):
             shown = json.dumps(value) if isinstance(value, dict) else value
             print(f"{key + ':':14}{clean(str(shown), colours=False)}")
+    if details["lost"]:
+        print(_offer(arguments.project), file=sys.stderr)
+
+
+def _offer(project: str) -> str:
+    return f"Packages of {project} were lost with an earlier container: `jupyter ds01 restore {project}`."
 
 
 def examine(workbench: Workbench, arguments: argparse.Namespace) -> int:

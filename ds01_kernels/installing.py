@@ -25,26 +25,23 @@ Say = Callable[[str], None]
 PIP = ("-m", "pip", "--no-input", "--disable-pip-version-check")
 
 #: Of the variables before the `--`, which are paths, those are set that exist here and that the image does
-#: not set. What the engine runs is in nobody's process group here, so that it needs one of its own to be
-#: ended by: its number is the first line, and then comes all that the command prints.
+#: not set.
+#: The first line is the process group, to end it by; then comes all that the command prints.
 _RUN = """\
-import os, sys
-end = sys.argv.index("--")
-for variable in sys.argv[1:end]:
-    name, _, path = variable.partition("=")
-    if name not in os.environ and os.path.exists(path):
-        os.environ[name] = path
-if os.getpgrp() != os.getpid():
-    os.setsid()
-os.dup2(1, 2)
-print(os.getpid(), flush=True)
-os.execv(sys.argv[end + 1], sys.argv[end + 1:])"""
-#: Asks them to end, and ends them if they do not within five seconds.
+while [ "$1" != -- ]; do
+    eval "known=\\${${1%%=*}+yes}"
+    [ "$known" ] || [ ! -e "${1#*=}" ] || export "$1"
+    shift
+done
+shift
+echo $$
+exec "$@" 2>&1"""
+#: Asks that group to end, and ends it when it has not within five seconds. (Not all shells' kill knows --.)
 _END = """\
-kill -TERM -- "-$1" 2>/dev/null || exit 0
 left=50
-while [ $left -gt 0 ] && kill -0 -- "-$1" 2>/dev/null; do sleep 0.1; left=$((left - 1)); done
-kill -KILL -- "-$1" 2>/dev/null"""
+kill -TERM "-$1" || exit
+while [ $left -gt 0 ] && kill -0 "-$1"; do sleep 0.1; left=$((left - 1)); done
+kill -KILL "-$1\""""
 
 #: Seconds for all of that.
 END_LIMIT = 15.0
@@ -108,12 +105,9 @@ async def _pip(
 async def run(
     engine: Engine, container: str, argv: Sequence[str], variables: Variables, say: Say
 ) -> int | None:
-    """Run a Python interpreter, whose path `argv` begins with, in the container and say what it prints.
-
-    Returns its exit code. Cancelling this ends it, and what it has started.
-    """
+    """Run a command in the container and say what it prints; its exit code. Cancelling this ends it."""
     files = [f"{name}={path}" for name, path in variables.files.items()]
-    command = [argv[0], "-I", "-c", _RUN, *files, "--", *argv]
+    command = ["/bin/sh", "-c", _RUN, "ds01", *files, "--", *argv]
     stream = await engine.exec(container, command, env=variables.plain)
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     starting = asyncio.create_task(_first_line(stream))

@@ -16,12 +16,12 @@ from .request_body import FLAG, read_body
 from .workbench import Workbench
 
 
-class RunningJobsHandler(Ds01Handler):
+class RecentJobsHandler(Ds01Handler):
     @permitted("read")
     async def get(self) -> None:
         projects = self.workbench.projects().projects
         self.answer(
-            [state.as_json() for state in await asyncio.to_thread(self.workbench.jobs.running, projects)]
+            [state.as_json() for state in await asyncio.to_thread(self.workbench.jobs.lately, projects)]
         )
 
 
@@ -94,7 +94,7 @@ class TerminalHandler(Ds01Handler):
 
 JOB = PROJECT + r"/jobs/(?P<job>[^/]+)"
 TABLE: list[tuple[str, type[Ds01Handler]]] = [
-    ("jobs", RunningJobsHandler),
+    ("jobs", RecentJobsHandler),
     (f"{PROJECT}/jobs", JobsHandler),
     (JOB, JobHandler),
     (f"{JOB}/log", JobLogHandler),

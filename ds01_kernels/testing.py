@@ -96,23 +96,32 @@ class FakeEngine:
         return self._image_info(identity) if identity else None
 
     async def build(self, request: BuildRequest) -> AsyncIterator[BuildProgress]:
-        """Walks through the instructions; fails at `RUN false`, and at FROM of an image that is not there."""
+        """Walks through the instructions; fails at `RUN false`, and at FROM of an image that is not there.
+
+        Of what they do, only `COPY FILE PATH` is done.
+        """
         self._fail("build")
         lines = request.dockerfile.splitlines()
         steps = list(instructions(request.dockerfile))
         if not steps:
             raise BuildFailedError("The Dockerfile cannot be built: it is empty.")
+        files: dict[str, bytes] = {}
         for number, (line, keyword) in enumerate(steps, 1):
             words = lines[line - 1].split()
             name = " ".join(words)
             yield BuildProgress(number, len(steps), name, line)
             await asyncio.sleep(0)
-            missing = keyword == "FROM" and self._identity("".join(words[1:2])) is None
+            base = self._identity("".join(words[1:2])) if keyword == "FROM" else None
+            missing = keyword == "FROM" and base is None
             if missing or (keyword == "RUN" and words[1:] == ["false"]):
                 message = f"The build failed at line {line} of the Dockerfile: `{name}`."
                 raise BuildFailedError(message, line=line, log=name)
+            if base is not None:
+                files = dict(self._image_files[base])
+            if keyword == "COPY" and len(words) == 3:
+                files[words[2]] = await asyncio.to_thread(_copied, request, words[1])
             yield BuildProgress(number, len(steps), name, line, seconds=0.0)
-        image = self.add_image(request.tag, labels=request.labels)
+        image = self.add_image(request.tag, labels=request.labels, files=files)
         yield BuildProgress(len(steps), len(steps), name, line, image_id=image.id)
 
     async def import_image(self, archive: Path, reference: str, changes: Sequence[str] = ()) -> ImageInfo:
@@ -276,6 +285,11 @@ class FakeEngine:
     def _image_info(self, identity: str) -> ImageInfo:
         tags = tuple(tag for tag, tagged in self._tags.items() if tagged == identity)
         return replace(self._images[identity], tags=tags)
+
+
+def _copied(request: BuildRequest, path: str) -> bytes:
+    text = request.files.get(path)
+    return (request.directory / path).read_bytes() if text is None else text.encode()
 
 
 def _full(reference: str) -> str:

@@ -98,6 +98,7 @@ class Lab:
         where = f"lab/tree/{path}" if path else "lab"
         self.page.goto(f"{self.server.url}{where}?token={TOKEN}{'&reset' if reset else ''}")
         self.page.wait_for_selector("#jupyterlab-splash", state="detached")
+        self.page.evaluate("jupyterapp.restored.then(() => true)")
         if path.endswith(".ipynb"):
             self.page.wait_for_selector(".jp-Notebook .jp-Cell")
 
@@ -123,6 +124,13 @@ class Lab:
     def see(self, text: str) -> None:
         """Wait until that text can be seen."""
         self.page.get_by_text(text).first.wait_for()
+
+    def toast(self, *texts: str) -> Any:
+        """The newest notification with these texts."""
+        found = self.page.locator(".Toastify__toast")
+        for text in texts:
+            found = found.filter(has_text=text)
+        return found.last
 
     def shoot(self, name: str) -> None:
         """A picture for the documentation, when it is being written."""

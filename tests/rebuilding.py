@@ -146,10 +146,6 @@ class Rebuilt:
         assert done.returncode == 1, f"{verb}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stderr
 
-    def drift(self) -> dict[str, list[str]]:
-        answer = json.loads(self.cli("packages", "--json"))["drift"]
-        return {kind: [one["name"] for one in items] for kind, items in answer.items() if items}
-
 
 def a_project(house: House, name: str = "p", dockerfile: str = OFFLINE, *, built: bool = True) -> Rebuilt:
     """It has the packages ``tiny`` 1.0 and 2.0, ``needy`` (of tiny below 2) and a useless ``ipykernel``."""
@@ -209,8 +205,14 @@ def log(server: Server, project: Rebuilt, id_: str) -> str:
     return str(server.get(f"{project.url}/jobs/{id_}/log")["text"])
 
 
-def await_drift(project: Rebuilt, drift: Mapping[str, Sequence[str]]) -> None:
-    wait_for(lambda: project.drift() == drift, lambda: f"the drift is {project.drift()}")
+def drift(server: Server, project: Rebuilt) -> dict[str, list[str]]:
+    """The names of what is not in the image, by the kinds that there are."""
+    answer = server.get(f"{project.url}/packages")["drift"]
+    return {kind: [one["name"] for one in items] for kind, items in answer.items() if items}
+
+
+def await_drift(server: Server, project: Rebuilt, expected: Mapping[str, Sequence[str]]) -> None:
+    wait_for(lambda: drift(server, project) == expected, lambda: f"the drift is {drift(server, project)}")
 
 
 def await_phase(project: Rebuilt, phase: str, known: Collection[str], limit: float = LIMIT) -> None:
@@ -222,6 +224,7 @@ def await_phase(project: Rebuilt, phase: str, known: Collection[str], limit: flo
             if state["id"] not in known and order.index(state["phase"]) >= order.index(phase):
                 return
         assert time.monotonic() < deadline, f"there was no phase {phase}: {project.jobs()}"
+        time.sleep(0.001)
 
 
 def running(mark: str) -> list[int]:

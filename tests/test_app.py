@@ -286,9 +286,11 @@ def test_image_update_shows_its_progress(house: House) -> None:
         f"Built {project.image}. New kernels use it as soon as none runs in the container.\n"
     )
     told = json.loads(assert_done(house.ds01("image-update", project.name, "--json")))
+    assert f"Built {project.image}." in told.pop("log")
+    check("Job", told)
+    assert (told["kind"], told["phase"], told["error"]) == ("build", "done", None)
     image = with_engine(lambda engine: engine.image(project.image))
     assert image is not None
-    assert told == {"image": project.image, "id": image.id}
     assert image.labels["ds01-kernels.path"] == str(project.path)
 
 
@@ -304,8 +306,10 @@ def test_a_build_that_fails_names_the_line(house: House) -> None:
     done = house.ds01("image-update", project.name, "--json")
     assert (done.returncode, done.stderr) == (1, f"{sentence}\n")
     told = json.loads(done.stdout)
-    assert (told["reason"], told["line"], told["message"]) == ("build-failed", 4, sentence)
-    assert "oops" in told["log"]
+    assert "oops" in told.pop("log")
+    check("Job", told)
+    error = {"reason": "build-failed", "line": 4, "message": sentence}
+    assert (told["phase"], told["error"]) == ("failed", error)
 
 
 def test_dockerfiles_that_are_none(house: House) -> None:

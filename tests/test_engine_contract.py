@@ -6,6 +6,7 @@ import asyncio
 import os
 import secrets
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
@@ -544,6 +545,26 @@ def test_build_says_where_it_is_and_ends_with_the_image(yard: Lab, tmp_path: Pat
         assert image.labels[LABEL] == yard.mark
 
     yard.run(flow)
+
+
+def test_given_texts_take_the_place_of_files(yard: Lab, tmp_path: Path) -> None:
+    text = f"FROM {BASE}\nLABEL {LABEL}={yard.mark}\nCOPY a.txt /a\nCOPY b.txt /b\nCOPY new.txt /new\n"
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text(f"{name} on disk\n")
+
+    async def flow(engine: Engine) -> None:
+        files = {"a.txt": "a as given\n", "new.txt": "new as given\n"}
+        reference = yard.reference()
+        await built(engine, BuildRequest(tmp_path, text, reference, files=files, labels={LABEL: yard.mark}))
+        made = await engine.create(replace(yard.spec(), image=reference))
+        found = [await engine.read_file(made.name, PurePosixPath(name)) for name in ("/a", "/b", "/new")]
+        assert found == [b"a as given\n", b"b.txt on disk\n", b"new as given\n"]
+
+    yard.run(flow)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "a.txt": "a.txt on disk\n",
+        "b.txt": "b.txt on disk\n",
+    }
 
 
 def test_build_failure_names_the_line(yard: Lab, tmp_path: Path) -> None:

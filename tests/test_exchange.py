@@ -506,12 +506,14 @@ GARBAGE = {
 def test_a_journal_that_cannot_be_used_is_absent(tmp_path: Path, content: bytes) -> None:
     async def absent() -> None:
         one = await world(tmp_path)
-        journal = one.records.of_host(one.project, "rebuild")
-        journal.write_bytes(content)
+        one.records.of_host(one.project, "rebuild").write_bytes(content)
         before = await one.look()
         assert await one.exchanges().settle(one.project) is None
         assert await one.look() == before
-        assert not journal.exists()
+        # And it is in nobody's way.
+        await one.exchanges().carry_out(one.project, one.exchange)
+        await over(one, one.exchanges())
+        assert await agrees(one)
 
     asyncio.run(absent())
 

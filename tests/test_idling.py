@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import ProjectFolder
 from live import Site, a_kernel, a_site, inspect, until
+from wheels import make_wheel
 
 from ds01_kernels.errors import ConflictError, Ds01Error
 from ds01_kernels.locks import ProjectLocks
@@ -74,6 +76,24 @@ def test_it_is_stopped_after_its_last_kernel_and_started_for_the_next(
         assert kernel.run("print(open('/var/tmp/kept').read())") == "x\n"
         assert state(project)[0] == before[0]
     until(lambda: stopped(project))
+
+
+def test_what_was_installed_is_on_record_before_it_is_stopped(site: Site, project: ProjectFolder) -> None:
+    make_wheel(project.path, "handmade")
+    records = site.root / "data" / "ds01" / "projects"
+
+    def recorded() -> list[str]:
+        texts = [file.read_text() for file in records.glob(f"{project.name}-*/drift-*.json")]
+        return [item["name"] for text in texts for item in json.loads(text)["drift"]["unpinnable"]]
+
+    with a_kernel(named(project)) as kernel:
+        kernel.run("%pip install -q --no-index handmade-1.0-py3-none-any.whl")
+        until(lambda: recorded() == ["handmade"])
+        # What was recorded when it happened is lost; the stop looks once more.
+        for file in records.glob(f"{project.name}-*/drift-*.json"):
+            file.unlink()
+    until(lambda: stopped(project))
+    assert recorded() == ["handmade"]
 
 
 def test_a_kernel_that_starts_in_time_begins_it_anew(site: Site, project: ProjectFolder) -> None:

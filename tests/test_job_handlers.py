@@ -159,6 +159,8 @@ def test_a_job_is_followed_and_cancelled(site: Site) -> None:
         running = site.job(project, id_)
         assert running["progress"] == {"step": 0, "steps": 0, "name": "Starting the container"}
         assert site.log(project, id_) == {"text": "", "offset": 0, "done": False}
+        # A page that is opened now finds it.
+        assert id_ in [one["id"] for one in site.server.get("ds01/jobs")]
         # A second click joins the first.
         assert site.start(project, "deploy") == id_
         path = f"ds01/projects/{project.name}/jobs/{id_}"

@@ -1,13 +1,11 @@
-"""What users, requests and containers must not get through: specs, bodies, metadata, permissions, interrupts."""
+"""What must not get through: bad specs, bodies and metadata, who may only read, interrupted installs."""
 
 from __future__ import annotations
 
 import json
-import secrets
 import shlex
 import signal
 import subprocess
-import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,11 +13,10 @@ from typing import Any
 
 import pytest
 import requests
-from conftest import FROM_BASE, ProjectFolder
+from conftest import ProjectFolder
 from packaging.requirements import Requirement
 from rest import Site, a_rest_site
 from servers import LIMIT, check, host_processes, wait_for
-from wheels import make_wheel
 
 from ds01_kernels.dockerfile import find_block, parse
 from ds01_kernels.engine.docker_connection import connect
@@ -68,7 +65,7 @@ def thesis(site: Site) -> ProjectFolder:
 def inside(project: ProjectFolder, script: str) -> str:
     client = connect(60.0)
     try:
-        started = client.exec_create(project.container, ["/bin/sh", "-exc", script])
+        started = client.exec_create(project.container, ["/bin/sh", "-ec", script])
         output = client.exec_start(started["Id"]).decode(errors="replace")
         assert client.exec_inspect(started["Id"])["ExitCode"] == 0, output
     finally:
@@ -79,7 +76,7 @@ def inside(project: ProjectFolder, script: str) -> str:
 def state_of(project: ProjectFolder) -> Any:
     """What must not change: the files of the project, and what is installed."""
     files = {path.name: path.read_bytes() for path in project.path.iterdir()}
-    return files, inside(project, "pip list --format=freeze 2>/dev/null")
+    return files, inside(project, "ls /usr/local/lib/python3*/dist-packages /opt/ds01/pip")
 
 
 def is_harmless(text: str) -> bool:
@@ -110,11 +107,19 @@ def test_what_is_no_requirement_goes_nowhere(site: Site, thesis: ProjectFolder, 
     assert [job["kind"] for job in jobs] == ["build"], "the fixture's"
 
 
-@pytest.mark.parametrize("verb", ["install", "save", "image-update"])
-@pytest.mark.parametrize("spec", ["$(touch /workspace/owned)", "a\nRUN touch /workspace/owned", "a" * 10_000])
+@pytest.mark.parametrize(
+    ("verb", "spec"),
+    [
+        ("install", "$(touch /workspace/owned)"),
+        ("install", "a" * 10_000),
+        ("save", "a\nRUN touch /workspace/owned"),
+        ("image-update", "a\nRUN touch /workspace/owned"),
+        ("image-update", "--index-url http://evil.example"),
+    ],
+)
 def test_nor_by_the_command_line(site: Site, thesis: ProjectFolder, verb: str, spec: str) -> None:
     before = state_of(thesis)
-    words = [verb, thesis.name, *(["--add"] if verb == "image-update" else []), "six", spec]
+    words = [verb, thesis.name, *([f"--add={spec}"] if verb == "image-update" else ["six", spec])]
     done = site.house.ds01(*words)
     assert (done.returncode, done.stdout) == (1, ""), done
     sentence = done.stderr.removesuffix("\n")
@@ -157,7 +162,7 @@ def test_options_of_pip_are_wrong_usage(site: Site, thesis: ProjectFolder) -> No
         ("save", {"sha256": "0", "result_sha256": 1}, "'result_sha256' must be a text"),
         ("save", {"sha256": "0", "result_sha256": "0", "kernels": []}, "'kernels' is not known"),
         ("rebuild", {"sha256": "0", "result_sha256": "0"}, "'kernels' is missing"),
-        ("rebuild", {"sha256": "0", "result_sha256": "0", "kernels": [1]}, "'kernels' must be a list of texts"),
+        ("rebuild", {"sha256": "0", "result_sha256": "0", "kernels": [1]}, "'kernels' must be a list of"),
         ("restore", {"specs": ["six"]}, "'specs' is not known"),
     ],
 )
@@ -193,7 +198,8 @@ def test_who_may_only_read_changes_nothing(site: Site, thesis: ProjectFolder) ->
 
 def test_a_project_that_is_not_there(site: Site) -> None:
     sums = {"sha256": "0", "result_sha256": "0"}
-    for action, body in (("packages", {"specs": ["six"]}), ("rebuild/preview", {}), ("save", sums), ("restore", {})):
+    specs = {"specs": ["six"]}
+    for action, body in (("packages", specs), ("rebuild/preview", {}), ("save", sums), ("restore", {})):
         answer = site.post(f"projects/no-such/{action}", body)
         assert (answer.status_code, answer.json()["reason"]) == (404, "no-such-project")
     assert site.server.request("GET", "ds01/projects/no-such/packages").status_code == 404
@@ -211,7 +217,8 @@ def test_a_project_that_was_never_built(site: Site) -> None:
     done = site.house.ds01("install", project.name, "six", "--json")
     assert done.returncode == 1
     assert done.stderr.startswith(f"The image of project {project.name} has not been built yet.")
-    assert (json.loads(done.stdout)["phase"], json.loads(done.stdout)["error"]["reason"]) == ("failed", "not-built")
+    job = json.loads(done.stdout)
+    assert (job["phase"], job["error"]["reason"]) == ("failed", "not-built")
     # Its base is known all the same: that one says that pip has to be told to install there.
     told = json.loads(site.house.ds01("save", project.name, "six==1.17.0", "--diff", "--json").stdout)
     assert "--break-system-packages" in told["diff"]
@@ -304,7 +311,9 @@ def test_an_interrupt_ends_pip_in_the_container(site: Site, thesis: ProjectFolde
 
 def test_an_install_is_cancelled_by_rest(site: Site, thesis: ProjectFolder) -> None:
     with silent_server(thesis) as port:
-        id_ = site.start(thesis, "packages", {"specs": [f"a @ http://127.0.0.1:{port}/a-1.0-py3-none-any.whl"]})
+        id_ = site.start(
+            thesis, "packages", {"specs": [f"a @ http://127.0.0.1:{port}/a-1.0-py3-none-any.whl"]}
+        )
         wait_for(lambda: pips(thesis), "pip was not started")
         answer = site.server.request("DELETE", f"ds01/projects/{thesis.name}/jobs/{id_}")
         assert answer.status_code == 200
@@ -314,66 +323,15 @@ def test_an_install_is_cancelled_by_rest(site: Site, thesis: ProjectFolder) -> N
 
 # Hostile packages
 
-EVIL = "\x1b]0;owned\x07\x1b[31m\x07\x9b2J\N{RIGHT-TO-LEFT OVERRIDE}"
-
-HOSTILE = f"""\
-import glob, json, os, shutil
-(site,) = glob.glob("/usr/local/lib/python3*/dist-packages")
-EVIL = {EVIL!r}
-os.makedirs("/opt/ds01/pip", exist_ok=True)
-
-def package(folder, name, version, more="", origin=None, requested=True):
-    path = os.path.join(site, folder + ".dist-info")
-    os.makedirs(path)
-    with open(os.path.join(path, "METADATA"), "w") as file:
-        file.write("Metadata-Version: 2.1\\nName: %s\\nVersion: %s\\n%s\\n" % (name, version, more))
-    with open(os.path.join(path, "INSTALLER"), "w") as file:
-        file.write("pip")
-    if requested:
-        open(os.path.join(path, "REQUESTED"), "w").close()
-    if origin is not None:
-        with open(os.path.join(path, "direct_url.json"), "w") as file:
-            json.dump(origin, file)
-
-package("plain-1.0", "plain", "1.0")
-package("colour-1.0", "colour" + EVIL, "1.0")
-package("quoted-1.0", 'q" && touch /workspace/owned && "', "1.0")
-package("line-1.0", "line\\rRUN touch /workspace/owned", "1.0")
-package("ansi-1.0", "ansi", "1.0" + EVIL)
-package("quotes-1.0", "quotes", '1.0" ; touch /workspace/owned #')
-package("shell-1.0", "shell", "1.0$(touch /workspace/owned)")
-package("huge-1.0", "huge", "1" * 5_000_000)
-package("long-1.0", "long", "1.0", "Summary: " + "x" * 5_000_000)
-package("many-1.0", "many", "1.0", "\\n".join("Requires-Dist: a%d; %s" % (i, "(" * 200) for i in range(20000)))
-package("described-1.0", "described", "1.0", "\\n" + EVIL * 300_000)
-package("bad-url-1.0", "bad-url", "1.0", origin={{"url": "https://x.example/" + EVIL, "archive_info": {{}}}})
-package("cmd-url-1.0", "cmd-url", "1.0", origin={{"url": "https://x.example/$(id)`id`\\"'\\nRUN id", "archive_info": {{}}}})
-package("opt-url-1.0", "opt-url", "1.0", origin={{"url": "https://x.example/a --index-url=http://evil", "archive_info": {{}}}})
-package("commit-1.0", "commit", "1.0", origin={{"url": "https://x.example/a", "vcs_info": {{"vcs": "git", "commit_id": "a b; id"}}}})
-package("deep-1.0", "deep", "1.0", origin=json.loads("[" * 900 + "]" * 900))
-os.symlink("/etc", os.path.join(site, "link-1.0.dist-info"))
-os.mkfifo(os.path.join(site, "pipe-1.0.dist-info"))
-os.makedirs(os.path.join(site, EVIL + "-1.0.dist-info"))
-lines = [
-    {{"specs": ["plain; touch /workspace/owned", "plain --index-url http://evil", "plain\\nRUN id", "plain" + EVIL]}},
-    {{"specs": ["plain[a\\"; id]", "plain @ https://user:secret@evil.example/p.zip", "plain==1.0; os_name == \\"" + EVIL]}},
-    {{"specs": [["plain"], 1, None, {{}}], "installed": [["plain", ["x\\" && id", EVIL], "yes"], 1]}},
-    ["specs"],
-    {{"specs": ["plain" + "[a]" * 100_000]}},
-]
-with open("/opt/ds01/pip/asked.jsonl", "wb") as file:
-    file.write(b"\\xff\\xfe not json\\n" + b"[" * 100_000 + b"\\n")
-    for line in lines:
-        file.write(json.dumps(line).encode() + b"\\n")
-"""
-
 
 def test_hostile_packages_harm_nothing(site: Site) -> None:
     project = site.house.folder("hostile")
     assert site.house.ds01("image-update", project.name).returncode == 0
     assert site.house.ds01("container-deploy", project.name).returncode == 0
-    (project.path / "hostile.py").write_text(HOSTILE)
-    inside(project, "/usr/bin/python -X utf8 hostile.py; rm hostile.py")
+    script = project.path / "hostile.py"
+    script.write_bytes((Path(__file__).parent / "hostile_packages.py").read_bytes())
+    inside(project, "/usr/bin/python -X utf8 hostile.py")
+    script.unlink()
 
     answer = site.server.request("GET", f"ds01/projects/{project.name}/packages")
     found = answer.json()
@@ -386,8 +344,14 @@ def test_hostile_packages_harm_nothing(site: Site) -> None:
     assert {"bad-url", "cmd-url", "opt-url", "commit", "deep"} <= {
         name for name, kind in names.items() if kind == "unpinnable"
     }
-    assert {"colour", "line", "link", "pipe"} <= {Path(one["path"]).name.partition("-")[0] for one in found["broken"]}
+    broken = {Path(one["path"]).name.partition("-")[0] for one in found["broken"]}
+    assert {"colour", "quoted", "line", "ansi", "huge", "link", "pipe"} <= broken
 
+    for pin in (True, False):
+        shown = site.post(f"projects/{project.name}/rebuild/preview", {"pin": pin})
+        check("Preview", shown.json())
+        end = "==1.0" if pin else ""
+        assert shown.json()["packages"] == [f"{name}{end}" for name in ("described", "long", "many", "plain")]
     for words in (["packages"], ["save", "--diff"], ["save", "--diff", "--unpinned"], ["status"], ["save"]):
         verb, *options = words
         done = site.house.ds01(verb, project.name, *options)
@@ -408,5 +372,4 @@ def test_hostile_packages_harm_nothing(site: Site) -> None:
     assert {Requirement(word).name for word in words[5:]} == {"plain", "long", "many", "described"}
     assert not (project.path / "owned").exists()
     assert is_harmless(site.server.said()), "the server's log"
-    log = textwrap.shorten(site.server.said(), 50_000)
-    assert "Traceback" not in log
+    assert "Traceback" not in site.server.said()

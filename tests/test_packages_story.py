@@ -1,4 +1,4 @@
-"""From an install to a Dockerfile, through the doors that users have: notebook, command line, REST, events."""
+"""From an install to a Dockerfile, through the doors of users: notebook, command line, REST, events."""
 
 from __future__ import annotations
 
@@ -93,8 +93,7 @@ def listed(site: Site, project: ProjectFolder) -> Any:
 def drift(site: Site, project: ProjectFolder) -> dict[str, dict[str, Any]]:
     """The items by list and name."""
     return {
-        kind: {item["name"]: item for item in items}
-        for kind, items in listed(site, project)["drift"].items()
+        kind: {item["name"]: item for item in items} for kind, items in listed(site, project)["drift"].items()
     }
 
 
@@ -293,7 +292,10 @@ RUN pip install --no-cache-dir --break-system-packages \\
 
 #: Where a package of that name came from, as pip would have written it.
 ORIGINS = {
-    "from_git": {"url": "https://git.example/u/from_git.git", "vcs_info": {"vcs": "git", "commit_id": "a" * 40}},
+    "from_git": {
+        "url": "https://git.example/u/from_git.git",
+        "vcs_info": {"vcs": "git", "commit_id": "a" * 40},
+    },
     "from_url": {
         "url": "https://host.example/from_url-1.0.zip",
         "archive_info": {"hashes": {"sha256": "b" * 64}},
@@ -323,8 +325,9 @@ def odd(site: Site) -> ProjectFolder:
     ]
     for name, origin in ORIGINS.items():
         make_wheel(wheels, name)
-        place = f"$({QUIET} wheels/{name}-1.0-py3-none-any.whl; echo /usr/local/lib/python3*/dist-packages)"
-        script.append(f"echo {shlex.quote(json.dumps(origin))} > {place}/{name}-1.0.dist-info/direct_url.json")
+        script.append(f"{QUIET} wheels/{name}-1.0-py3-none-any.whl")
+        place = f"$(echo /usr/local/lib/python3*/dist-packages)/{name}-1.0.dist-info"
+        script.append(f"echo {shlex.quote(json.dumps(origin))} > {place}/direct_url.json")
     inside(project, "/bin/sh", "-exc", "\n".join(script))
     return project
 
@@ -414,8 +417,11 @@ def test_what_was_in_a_container_that_is_gone_comes_back(site: Site) -> None:
 
     assert offered() == {"six", "handmade"}
     shown = said(site, "packages", project.name)
-    assert re.search(r"^Lost with an earlier container: six 1.16.0, handmade 1.0 \(it was", shown, re.MULTILINE)
+    lost = r"^Lost with an earlier container: six 1.16.0, handmade 1.0 \(it was"
+    assert re.search(lost, shown, re.MULTILINE)
     assert f"`jupyter ds01 restore {project.name}`" in shown
+    for words in (["status", project.name], ["list"]):
+        assert f"`jupyter ds01 restore {project.name}`" in site.house.ds01(*words).stderr
     # Another server knows too, and a new container changes nothing.
     said(site, "container-deploy", project.name)
     with site.house.server() as other:

@@ -24,6 +24,7 @@ from rebuilding import (
     a_project,
     await_drift,
     begin,
+    drift,
     ended,
     log,
     order,
@@ -61,7 +62,7 @@ def test_from_a_notebook_by_the_command_line(house: House, server: Server) -> No
     with a_kernel(server, project) as kernel:
         before = kernel.run(HERE)
         kernel.run("kept = 1\n%pip install -q six")
-        await_drift(project, {"added": ["six"]})
+        await_drift(server, project, {"added": ["six"]})
         said = project.cli("rebuild", "--yes")
         assert '+    "six==' in said
         assert "Restarting the kernels." in said
@@ -69,7 +70,7 @@ def test_from_a_notebook_by_the_command_line(house: House, server: Server) -> No
         wait_for(lambda: kernel.state() == "idle", "the kernel is not back")
         assert kernel.run("import six; print('kept' in globals())") == "False\n"
         assert kernel.run(HERE) != before
-        assert project.drift() == {}
+        assert drift(server, project) == {}
         assert list(project.containers()) == [""]
         project.agree()
 
@@ -81,7 +82,7 @@ def test_by_rest_only_kernels_that_agreed_are_restarted(house: House, server: Se
         assert willing.run(HERE) == before
         busy.run("kept = 1")
         willing.run("kept = 1\n%pip install -q tiny==1.0")
-        await_drift(project, {"added": ["tiny"]})
+        await_drift(server, project, {"added": ["tiny"]})
         seen = preview(server, project)
         check("Preview", seen)
         assert [(one["path"], one["state"]) for one in seen["kernels"]] == [
@@ -98,7 +99,7 @@ def test_by_rest_only_kernels_that_agreed_are_restarted(house: House, server: Se
         assert busy.run("print(kept)") == "1\n"
         assert busy.run(HERE) == before != willing.run(HERE)
         assert [end[:5] for end in project.containers()] == ["", ".old-"]
-        assert project.drift() == {}
+        assert drift(server, project) == {}
         # Whoever comes now is in the new one.
         with a_kernel(server, project, "c.ipynb") as late:
             assert late.run(HERE) == willing.run(HERE)
@@ -152,7 +153,7 @@ def test_a_preview_that_no_longer_holds_is_a_conflict(house: House, server: Serv
     project = a_project(house)
     with a_kernel(server, project) as kernel:
         kernel.run("%pip install -q tiny==1.0")
-        await_drift(project, {"added": ["tiny"]})
+        await_drift(server, project, {"added": ["tiny"]})
         before = project.state()
 
         def refused(seen: dict[str, object]) -> str:
@@ -201,12 +202,12 @@ def test_an_uninstalled_package_leaves_the_dockerfile(house: House, server: Serv
     project = a_project(house, dockerfile=f'{kept} \\\n    "tiny==1.0"\n')
     with a_kernel(server, project) as kernel:
         kernel.run("%pip uninstall -q -y tiny needy\n%pip install -q --no-deps needy")
-        await_drift(project, {"removed": ["tiny"]})
+        await_drift(server, project, {"removed": ["tiny"]})
         # To leave it would break another one, which comes with what it needs: it is there again.
         assert rebuild(server, project)["phase"] == "done"
         assert project.dockerfile.read_text() == f"{kept}\n"
         assert kernel.run("import tiny; print(tiny.__version__)") == "1.0\n"
-        assert project.drift() == {}
+        assert drift(server, project) == {}
 
 
 # The three commands that people know
@@ -256,7 +257,7 @@ def test_an_update_keeps_the_previous_image_and_the_container(house: House, serv
         project.nothing_is_left()
         assert "1 kernel of project" in project.refused("container-retire")
         kernel.run("%pip install -q tiny==2.0")
-        await_drift(project, {"added": ["tiny"]})
+        await_drift(server, project, {"added": ["tiny"]})
     retired = house.ds01("container-retire", project.name)
     assert retired.returncode == 0
     assert "Not in the Dockerfile: tiny 2.0." in retired.stderr

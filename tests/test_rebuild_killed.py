@@ -1,4 +1,4 @@
-"""Whoever rebuilds is killed with -9: after the next start all is old, or all is new.
+"""Whoever rebuilds is killed with -9, or told to end: after the next start all is old, or all is new.
 
 Each phase is killed at first sight, as it shows in the job on disk, and at random instants in it. With
 ``DS01_KILL_ROUNDS=50`` that many rounds are walked, and a table is printed.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import time
 from collections import Counter
@@ -44,9 +45,9 @@ class Round:
 def rounds() -> list[Round]:
     """At first sight of each phase, and, when more are asked for, at random instants."""
     few = [Round(number, "the command line", phase) for number, phase in enumerate(PHASES)]
-    few += [
-        Round(5 + number, "the server", phase) for number, phase in enumerate(("build", "swap", "restart"))
-    ]
+    for phase in ("build", "swap", "restart"):
+        few.append(Round(len(few), "the server", phase))
+    few.append(Round(len(few), "the server, asked to end,", "check"))
     chance = random.Random(ROUNDS)
     more = []
     for number in range(len(few), ROUNDS):
@@ -116,7 +117,7 @@ def test_after_a_kill_all_is_old_or_all_is_new(project: Rebuilt, servers: Server
     before = project.dockerfile.read_text()
     container = project.container()
     known = {state["id"] for state in project.jobs()}
-    if one.who == "the server":
+    if one.who.startswith("the server"):
         begin(server, project, packages=[f"tiny=={version}"])
         kill(project, one, server.process, known)
         kernel = servers.running().start_session(f"{project.name}/b.ipynb", project.kernel)
@@ -135,7 +136,7 @@ def test_after_a_kill_all_is_old_or_all_is_new(project: Rebuilt, servers: Server
 def kill(project: Rebuilt, one: Round, process: subprocess.Popen[bytes], known: Collection[str]) -> None:
     await_phase(project, one.phase, known)
     time.sleep(one.delay)
-    process.kill()
+    process.send_signal(signal.SIGTERM if "asked" in one.who else signal.SIGKILL)
     process.wait()
 
 

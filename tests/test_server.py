@@ -349,7 +349,7 @@ def test_the_authorizer_is_asked(site: Site, path: str) -> None:
 
 def test_the_openapi_file_is_valid_and_strict() -> None:
     validate_openapi(OPENAPI)
-    good = dict.fromkeys(("kernel_name", "image", "container", "state", "drift", "error"))
+    good = dict.fromkeys(("kernel_name", "image", "container", "state", "drift", "lost", "error"))
     good |= {"name": "x", "path": "/x"}
     check("Project", good)
     for bad in ({**good, "more": 1}, {**good, "state": "idle"}, {**good, "name": None}, {"name": "x"}):
@@ -361,6 +361,11 @@ def test_every_project_is_listed_as_documented(site: Site, kernel: Kernel) -> No
     unbuilt = site.house.folder("unbuilt")
     bad = site.house.folder("bad name", unique=False)
     try:
+        # What is installed there is looked at once the container is reached, and nobody waits for it.
+        wait_for(
+            lambda: any(project["drift"] for project in site.server.get("ds01/projects")),
+            "the drift is not known",
+        )
         listed = site.server.get("ds01/projects")
         answer = site.server.request("GET", "ds01/projects/bad%20name")
     finally:
@@ -376,8 +381,10 @@ def test_every_project_is_listed_as_documented(site: Site, kernel: Kernel) -> No
         "image": site.thesis.image,
         "container": site.thesis.container,
         "state": "running",
-        "drift": None,
+        "drift": {"added": 0, "changed": 0, "removed": 0},
+        "lost": None,
         "error": None,
+        "contents_path": site.thesis.name,
     }
     assert by_name[unbuilt.name]["state"] == "missing"
     assert by_name["bad name"]["kernel_name"] is None
@@ -399,6 +406,15 @@ def test_a_project_is_told_in_full(site: Site, kernel: Kernel) -> None:
     check("ProjectDetails", unbuilt)
     assert (unbuilt["built"], unbuilt["kernels"], unbuilt["python"]) == (False, None, None)
     assert unbuilt["engine"]["name"] == "docker"
+
+
+def test_where_kernels_run_is_told(site: Site, kernel: Kernel) -> None:
+    on_host = site.server.start_session("loose.ipynb", "python3")
+    kernel.run("pass")
+    places = {place.pop("id"): place for place in site.server.get("ds01/kernels")}
+    assert places[kernel.id] == {"project": site.thesis.name, "is_on_host": False}
+    assert places[on_host.id] == {"project": None, "is_on_host": True}
+    on_host.delete()
 
 
 @pytest.mark.parametrize("name", ["no-such", "..", "%2e%2e%2f", "a%2Fb", "%00", "%1b%5b31m", "é" * 300])

@@ -118,7 +118,7 @@ class PackageWatch:
             sys.exit()  # the loop is closed: the agent ends
 
     def _keep_report(self) -> None:
-        """With no client there to be told, all that cannot wait: the next install writes its report over it."""
+        """All that cannot wait when no client is there: the next install writes its report over this one."""
         path = self._asked.report
         stamp = _stamp(path)
         if stamp != self._stamps.get(path):

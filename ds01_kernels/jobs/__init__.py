@@ -12,6 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from ..errors import Ds01Error, NotFoundError
@@ -31,6 +32,9 @@ logger = logging.getLogger("ds01_kernels")
 LOOK = 1.0
 #: Seconds from one writing to the next; a new phase does not wait.
 PAUSE = 0.2
+
+#: For so long a job that is over counts as one of just now.
+JUST = timedelta(minutes=1)
 
 Work = Callable[[Job], Awaitable[None]]
 
@@ -95,9 +99,18 @@ class Jobs:
         states = files.all_states(self._folder(project))
         return [job.state if (job := self._own(project, state.id)) else state for state in states]
 
-    def running(self, projects: Iterable[Project]) -> list[JobState]:
-        """What is not over, of all of these projects."""
-        return [state for project in projects for state in self.all(project) if not state.over]
+    def lately(self, projects: Iterable[Project]) -> list[JobState]:
+        """Of all of these projects, what runs, and what has ended within the last minute.
+
+        So that a page which was being loaded when a job ended is told, too.
+        """
+        limit = datetime.now(UTC) - JUST
+        return [
+            state
+            for project in projects
+            for state in self.all(project)
+            if not state.over or (state.ended is not None and state.ended > limit)
+        ]
 
     def log(self, project: Project, id_: str, offset: int = 0) -> LogText:
         """What the job wrote, from that byte on, as much as is given at once. Raises `NotFoundError`."""

@@ -90,13 +90,11 @@ class Journals:
         self._records = records
 
     async def pending(self, project: Project) -> Exchange | None:
-        """The exchange that runs, or that ended with its process."""
-        path = self._path(project)
-        found = await asyncio.to_thread(read, path, Exchange.from_json)
-        if found is None:
-            # What cannot be used was not written by this version, and to go on with it would be to guess.
-            await asyncio.to_thread(path.unlink, missing_ok=True)
-        return found
+        """The exchange that runs, or that ended with its process.
+
+        A journal that cannot be used was not written by this version, and to go on with it would be to guess.
+        """
+        return await asyncio.to_thread(read, self._path(project), Exchange.from_json)
 
     async def note(self, project: Project, exchange: Exchange) -> None:
         """Write the journal. Raises `Ds01Error` when that cannot be done."""

@@ -44,9 +44,9 @@ class Plan:
     file: str
     before: str
     after: str
-    install: tuple[str, ...]
-    remove: tuple[str, ...]
-    left: tuple[Left, ...]
+    install: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
+    left: tuple[Left, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -167,7 +167,6 @@ def base_of(dockerfile: str) -> str:
 
 def _editor(file: str, pip: Pip) -> Callable[[str, Sequence[str], Sequence[str]], Edit]:
     if file == REQUIREMENTS:
-
         return lambda text, install, remove: edit_requirements(text, install=install, remove=remove)
     return lambda text, install, remove: edit(
         text,

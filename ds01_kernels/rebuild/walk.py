@@ -21,7 +21,7 @@ from ..errors import ConflictError, Ds01Error, EngineTimeoutError, NotBuiltError
 from ..launch import Launcher
 from ..locks import AT_ONCE, of_rebuild
 from ..machine import available_memory
-from ..packages import Drift, Installed
+from ..packages import Installed
 from ..project_files import read_text, replace_text
 from ..projects import Project
 from ..settings import Settings
@@ -83,7 +83,8 @@ class Rebuilds:
         file = REQUIREMENTS if settings.packages == "requirements" else DOCKERFILE
         text = await asyncio.to_thread(_read, project, file)
         if packages is not None and not packages:
-            return saving.plan(text, Drift(), packages=(), file=file)
+            # Not parsed: the builder may know more of Dockerfiles than we do, and says best what is wrong.
+            return Plan(file, text, text)
         look = await self._drifts.look(project)
         facts = look.installed or look.image
         below = None
@@ -222,6 +223,8 @@ class Rebuilds:
         async with self._alone(project, limit):
             report(Step("edit"))
             plan = await self._plan(project, order)
+            # An engine that is away is told here, where there is nothing to be taken back.
+            await self._engine.info()
             identity = secrets.token_hex(4)
             candidate = images.beside(project.image_name(os.getuid()), f"candidate-{identity}")
             exchange = Exchange(

@@ -1,22 +1,49 @@
 import { Notification } from '@jupyterlab/apputils';
 import type { TranslationBundle } from '@jupyterlab/translation';
+import type { IStateDB } from '@jupyterlab/statedb';
 import type { CommandRegistry } from '@lumino/commands';
 import type { IJob, IProjectsModel } from './tokens';
 import { CommandIDs } from './tokens';
 import { failureOf, isFailure, isOver, phaseOf, titleOf } from './words';
 
+/** Under which the page's state keeps the jobs that have not ended. */
+const KEY = 'ds01-kernels:jobs';
 /** Milliseconds for which a success is shown. */
 const SHOWN = 8000;
 
 /** One notification for each job, from its beginning, or this page's, to its end. */
 export class JobNotes {
   constructor(
-    model: IProjectsModel,
+    private readonly model: IProjectsModel,
     private readonly commands: CommandRegistry,
-    private readonly trans: TranslationBundle
+    private readonly trans: TranslationBundle,
+    private readonly state: IStateDB | null
   ) {
     model.jobChanged.connect((_, job) => this.show(job));
-    model.jobs.filter(job => !isOver(job)).forEach(job => this.show(job));
+    model.jobs.forEach(job => this.show(job));
+    void this.recall();
+  }
+
+  /** Tell how those ended that ran when this page, or one before it, was left. */
+  private async recall(): Promise<void> {
+    await this.model.ready;
+    const kept = await this.state?.fetch(KEY);
+    for (const one of Array.isArray(kept) ? kept : []) {
+      if (typeof one === 'string' && one.includes(' ')) {
+        // Ids have no spaces; names may.
+        const at = one.indexOf(' ');
+        this._recalled.add(one.slice(0, at));
+        await this.model.follow(one.slice(at + 1), one.slice(0, at));
+      }
+    }
+  }
+
+  private remember(): void {
+    const open = this.model.jobs.filter(job => !isOver(job)).map(({ id, project }) => `${id} ${project}`);
+    if (open.join() !== this._kept) {
+      this._kept = open.join();
+      void this.state?.save(KEY, open);
+    }
   }
 
   private show(job: IJob): void {
@@ -33,6 +60,7 @@ export class JobNotes {
     if (isOver(job)) {
       this._notes.delete(job.id);
     }
+    this.remember();
   }
 
   private noteOf(job: IJob): INote {
@@ -48,7 +76,8 @@ export class JobNotes {
       return {
         message,
         type: job.phase === 'cancelled' ? 'warning' : 'success',
-        autoClose: SHOWN,
+        // What went well before this page was there is to be found, and disturbs nobody.
+        autoClose: this.isOld(job) ? 0 : SHOWN,
         actions: [log]
       };
     }
@@ -56,6 +85,11 @@ export class JobNotes {
     const actions = [log, this.action(trans.__('Cancel'), CommandIDs.cancel, job)];
     const progress = steps > 0 ? step / steps : undefined;
     return { message, type: 'in-progress', autoClose: false, actions, progress };
+  }
+
+  private isOld(job: IJob): boolean {
+    const ended = job.ended === null ? NaN : Date.parse(job.ended);
+    return ended < this._since && !this._recalled.has(job.id);
   }
 
   private action(label: string, command: string, job: IJob): Notification.IAction {
@@ -69,6 +103,9 @@ export class JobNotes {
     };
   }
 
+  private _kept = '';
+  private readonly _since = Date.now();
+  private readonly _recalled = new Set<string>();
   private readonly _notes = new Map<string, string>();
 }
 

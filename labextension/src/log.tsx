@@ -1,6 +1,6 @@
 import { Clipboard, MainAreaWidget, ReactWidget } from '@jupyterlab/apputils';
 import type { TranslationBundle } from '@jupyterlab/translation';
-import { copyIcon, InputGroup, stopIcon, ToolbarButton } from '@jupyterlab/ui-components';
+import { copyIcon, InputGroup, stopIcon, ToolbarButtonComponent } from '@jupyterlab/ui-components';
 import { Panel, Widget } from '@lumino/widgets';
 import React from 'react';
 import { Coalesced } from './coalesced';
@@ -193,22 +193,34 @@ export function logWidget(
   widget.toolbar.addItem('search', new Search(content.text, trans));
   widget.toolbar.addItem(
     'copy',
-    new ToolbarButton({
-      icon: copyIcon,
-      label: trans.__('Copy'),
-      tooltip: trans.__('Copy the whole log'),
-      onClick: () => Clipboard.copyToSystem(content.text.text)
-    })
+    tool(
+      <ToolbarButtonComponent
+        icon={copyIcon}
+        label={trans.__('Copy')}
+        tooltip={trans.__('Copy the whole log')}
+        noFocusOnClick={false}
+        onClick={() => Clipboard.copyToSystem(content.text.text)}
+      />
+    )
   );
   widget.toolbar.addItem(
     'cancel',
-    new ToolbarButton({
-      icon: stopIcon,
-      label: trans.__('Cancel'),
-      tooltip: trans.__('Cancel what this log is about'),
-      onClick: cancel
-    })
+    tool(
+      <ToolbarButtonComponent
+        icon={stopIcon}
+        label={trans.__('Cancel')}
+        tooltip={trans.__('Cancel what this log is about')}
+        noFocusOnClick={false}
+        onClick={cancel}
+      />
+    )
   );
+  return widget;
+}
+
+function tool(button: React.ReactElement): Widget {
+  const widget = ReactWidget.create(button);
+  widget.addClass('jp-ToolbarButton');
   return widget;
 }
 

@@ -100,7 +100,7 @@ export class ProjectsModel implements IProjectsModel {
   }
 
   private readonly _all = new Coalesced(async () => {
-    await Promise.all([this._list.run(), this._kernels.run(), this.readRunningJobs()]);
+    await Promise.all([this._list.run(), this._kernels.run(), this.readRecentJobs()]);
   });
 
   private readonly _list = new Coalesced(async () => {
@@ -124,15 +124,15 @@ export class ProjectsModel implements IProjectsModel {
     this.tell();
   });
 
-  private async readRunningJobs(): Promise<void> {
-    let running: readonly IJob[];
+  private async readRecentJobs(): Promise<void> {
+    let recent: readonly IJob[];
     try {
-      running = await this.server.runningJobs();
+      recent = await this.server.recentJobs();
     } catch {
       return;
     }
-    const known = new Set(running.map(job => job.id));
-    running.forEach(job => this.keep(job));
+    const known = new Set(recent.map(job => job.id));
+    recent.forEach(job => this.keep(job));
     // What ended while nothing was heard of it.
     const missed = this.jobs.filter(job => !isOver(job) && !known.has(job.id));
     await Promise.all(missed.map(job => this.readJob(job.project, job.id)));

@@ -1,6 +1,6 @@
 import { ReactWidget, UseSignal } from '@jupyterlab/apputils';
 import type { TranslationBundle } from '@jupyterlab/translation';
-import { addIcon, Button, FilterBox, refreshIcon, ToolbarButtonComponent } from '@jupyterlab/ui-components';
+import { addIcon, Button, refreshIcon, ToolbarButtonComponent } from '@jupyterlab/ui-components';
 import type { CommandRegistry } from '@lumino/commands';
 import React, { useState } from 'react';
 import { words } from './actions';
@@ -235,13 +235,18 @@ function PackageList({ model, trans }: IProps): React.ReactElement {
   const [sought, setSought] = useState('');
   const packages = model.packages?.packages ?? [];
   const { unsaved } = model;
+  if (packages.length === 0) {
+    return <p className="jp-ds01-note">{trans.__('Packages are shown once the container has run.')}</p>;
+  }
   return (
     <section aria-label={trans.__('Packages')}>
-      <FilterBox
+      <input
+        type="search"
+        className="jp-mod-styled jp-ds01-Filter"
         placeholder={trans.__('Find among %1 packages', packages.length)}
-        updateFilter={(_, query) => setSought(query ?? '')}
-        useFuzzyFilter={false}
-        disabled={false}
+        aria-label={trans.__('Find a package')}
+        value={sought}
+        onChange={event => setSought(event.target.value)}
       />
       <table className="jp-ds01-Packages">
         <tbody>

@@ -36,6 +36,10 @@ class RebuildBody extends ReactWidget {
   ) {
     super();
     this.addClass('jp-ds01-Rebuild');
+    // It scrolls; and the dialog looks for where Tab goes after the last button before anything is rendered.
+    this.node.tabIndex = 0;
+    this.node.setAttribute('role', 'group');
+    this.node.setAttribute('aria-label', trans.__('What is made permanent'));
   }
 
   override render(): React.ReactElement {

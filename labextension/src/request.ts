@@ -84,7 +84,7 @@ export class Server implements IServer {
     return (await this.post<{ readonly name: string }>(at(project, 'terminal'), {})).name;
   }
 
-  runningJobs(): Promise<readonly IJob[]> {
+  recentJobs(): Promise<readonly IJob[]> {
     return this.get('jobs');
   }
 

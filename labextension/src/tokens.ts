@@ -196,7 +196,8 @@ export interface IServer {
   act(project: string, action: Action): Promise<string>;
   retire(project: string, force: boolean): Promise<string>;
   terminal(project: string): Promise<string>;
-  runningJobs(): Promise<readonly IJob[]>;
+  /** Those that run, and those that have just ended. */
+  recentJobs(): Promise<readonly IJob[]>;
   jobs(project: string): Promise<readonly IJob[]>;
   job(project: string, id: string): Promise<IJob>;
   log(project: string, id: string, offset: number): Promise<IJobLog>;

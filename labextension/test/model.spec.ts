@@ -54,7 +54,7 @@ class SlowServer {
         this.calls.push('kernels');
         return Promise.resolve(this.answer(this.places));
       },
-      runningJobs: async () => {
+      recentJobs: async () => {
         this.calls.push('jobs');
         return Promise.resolve(this.answer(this.running));
       },

@@ -31,8 +31,11 @@ export const model: JupyterFrontEndPlugin<IProjectsModel> = {
     void made.ready.then(() => {
       if (made.problem) {
         // Said once: without the server's part nothing of this works, and the rest of JupyterLab does.
-        const what = trans.__('ds01-kernels: projects and containers are not shown.');
-        Notification.warning(`${what} ${made.problem}`, { autoClose: false });
+        const message = trans.__(
+          "Projects and containers are not shown: the server's part of ds01-kernels does not answer (%1).",
+          made.problem
+        );
+        Notification.warning(message, { autoClose: false });
       }
     });
     return made;

@@ -2,6 +2,7 @@ import type { JupyterFrontEnd, JupyterFrontEndPlugin } from '@jupyterlab/applica
 import { ILayoutRestorer } from '@jupyterlab/application';
 import type { MainAreaWidget } from '@jupyterlab/apputils';
 import { ICommandPalette, showErrorMessage, WidgetTracker } from '@jupyterlab/apputils';
+import { IStateDB } from '@jupyterlab/statedb';
 import { ITranslator, nullTranslator } from '@jupyterlab/translation';
 import type { ReadonlyPartialJSONObject } from '@lumino/coreutils';
 import { JobNotes } from '../jobnotes';
@@ -12,7 +13,7 @@ export const progress: JupyterFrontEndPlugin<void> = {
   id: '@ds01/kernels:progress',
   description: 'Shows what is done to projects, and its log.',
   requires: [IProjectsModel, ICurrentProject],
-  optional: [ITranslator, ICommandPalette, ILayoutRestorer],
+  optional: [ITranslator, ICommandPalette, ILayoutRestorer, IStateDB],
   autoStart: true,
   activate: (
     app: JupyterFrontEnd,
@@ -20,7 +21,8 @@ export const progress: JupyterFrontEndPlugin<void> = {
     current: ICurrentProject,
     translator: ITranslator | null,
     palette: ICommandPalette | null,
-    restorer: ILayoutRestorer | null
+    restorer: ILayoutRestorer | null,
+    state: IStateDB | null
   ): void => {
     const trans = (translator ?? nullTranslator).load(DOMAIN);
     const tracker = new WidgetTracker<MainAreaWidget<LogPanel>>({ namespace: 'ds01-logs' });
@@ -91,6 +93,6 @@ export const progress: JupyterFrontEndPlugin<void> = {
       args: ({ content }) => ({ project: content.project, id: content.job }),
       name: ({ content }) => content.job
     });
-    new JobNotes(model, app.commands, trans);
+    new JobNotes(model, app.commands, trans, state);
   }
 };
