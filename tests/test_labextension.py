@@ -174,7 +174,9 @@ def test_a_rebuild_can_be_asked_for_with_the_keyboard(site: Site, lab: Lab) -> N
     lab.open(f"{site.thesis.name}/analysis.ipynb")
     lab.page.locator(f"{PLACE} >> text=running").wait_for()
     lab.page.keyboard.press("Control+Shift+c")
+    lab.page.locator(".jp-ModalCommandPalette .lm-CommandPalette-input:focus").wait_for()
     lab.page.keyboard.type("Containers Rebuild")
+    lab.page.locator(".lm-CommandPalette-item.lm-mod-active", has_text="Rebuild…").wait_for()
     lab.page.keyboard.press("Enter")
     lab.page.wait_for_selector(".jp-Dialog")
     inside = "document.activeElement.closest('.jp-Dialog') !== null"

@@ -95,6 +95,4 @@ def ds01(facts: Facts) -> Iterator[Finding]:
 def host_python(facts: Facts, notebooks: Sequence[str]) -> Iterator[Finding]:
     for notebook in notebooks:
         message = f"The notebook {notebook} runs on the host's Python, not in the container."
-        yield Finding(
-            "host-python", "error", message, f"Pick the kernel '{facts.name} (container)' for it."
-        )
+        yield Finding("host-python", "error", message, f"Pick the kernel '{facts.name} (container)' for it.")
