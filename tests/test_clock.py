@@ -20,6 +20,7 @@ WALL_CLOCK = {
     "engine/docker_files.py": "the time that files in a container get",
     "housekeeping.py": "the age of an image, by the engine's clock",
     "ipykernel_store/__init__.py": "the age of a draft, which its lock keeps while it is in use",
+    "jobs/__init__.py": "how long ago a job ended, which is on disk by that clock",
     "jobs/files.py": "the age of what is kept on disk, and of jobs of another machine",
     "jobs/job.py": "shown to people",
     "jobs/state.py": "shown to people",
