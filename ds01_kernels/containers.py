@@ -171,8 +171,8 @@ def outdated(info: ContainerInfo, image: ImageInfo | None, settings: Settings | 
 
 def _digest(settings: Settings) -> str:
     given = asdict(settings)
-    # Where packages are saved says nothing about the container.
-    del given["packages"]
+    # Where packages are saved, and what a build may read, says nothing about the container.
+    del given["packages"], given["build_secrets"]
     return hashlib.sha256(json.dumps(given, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

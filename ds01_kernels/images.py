@@ -41,7 +41,8 @@ async def build(
 
     `text` takes the place of the Dockerfile, `files` of files beside it, `tag` of the image's own name. Of
     `arguments` the Dockerfile gets those that it declares, without passwords of package indexes, which belong
-    into `secrets`. In each value, `log` is what a person reads: a heading for each step, and its output.
+    into `secrets`; of these it gets the files that it asks for by their ids. In each value, `log` is what a
+    person reads: a heading for each step, and its output.
     """
     text = await asyncio.to_thread(read_dockerfile, project) if text is None else text
     request = BuildRequest(
@@ -51,7 +52,7 @@ async def build(
         args=_declared(text, {**(arguments or {}), **_user_arguments()}),
         labels={**labels(project), LABEL_DOCKERFILE: digest(text)},
         files=files or {},
-        secrets=secrets or {},
+        secrets=_mentioned(text, secrets or {}),
         no_cache=no_cache,
         pull=pull,
     )
@@ -118,6 +119,22 @@ def _user_arguments() -> dict[str, str]:
     except KeyError:
         name = "user"
     return {"DS01_USER_ID": str(os.getuid()), "DS01_GROUP_ID": str(os.getgid()), "DS01_USERNAME": name}
+
+
+def _mentioned(dockerfile: str, secrets: Mapping[str, Path]) -> dict[str, Path]:
+    """Those that the Dockerfile asks for: not every builder can take any.
+
+    https://docs.docker.com/reference/dockerfile/#run---mounttypesecret
+    """
+    options = [one.split(",") for one in re.findall(r"--mount=(\S+)", dockerfile)]
+    asked = {
+        value
+        for words in options
+        if "type=secret" in words
+        for name, _, value in (word.partition("=") for word in words)
+        if name == "id"
+    }
+    return {name: path for name, path in secrets.items() if name in asked}
 
 
 def _declared(dockerfile: str, arguments: dict[str, str]) -> dict[str, str]:

@@ -23,6 +23,7 @@ from .setting_values import (
     parse_network,
     parse_pids,
     parse_python,
+    parse_secrets,
     parse_size,
     parse_variables,
     shown,
@@ -120,6 +121,12 @@ class Options(SingletonConfigurable):
         key_trait=Unicode(),
         help="Build arguments, given to Dockerfiles that declare them.",
     ).tag(config=True)
+    build_secrets = Dict(
+        value_trait=Unicode(),
+        key_trait=Unicode(),
+        help="Files that builds may read but never keep, by the id under which a Dockerfile asks for one "
+        "(`RUN --mount=type=secret,id=...`): a pip.conf with a package index's credentials, for example.",
+    ).tag(config=True)
     project_settings = List(
         Unicode(), list(PROJECT_KEYS), help="What a project may set in [tool.ds01] of its pyproject.toml."
     ).tag(config=True)
@@ -180,6 +187,7 @@ class Options(SingletonConfigurable):
             mounts=parse_mounts(self._where("mounts"), self.mounts),
             env=parse_variables(self._where("variables"), self.variables),
             build_args=parse_variables(self._where("build_args"), self.build_args),
+            build_secrets=parse_secrets(self._where("build_secrets"), self.build_secrets),
         )
 
     def _ceiling(self, admin: Settings) -> Ceiling:

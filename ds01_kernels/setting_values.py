@@ -167,6 +167,25 @@ def parse_variables(where: str, value: object) -> dict[str, str]:
     return dict(value)
 
 
+def parse_secrets(where: str, value: object) -> dict[str, Path]:
+    """Files by id. Raises `SettingError`."""
+    if not isinstance(value, dict):
+        raise _refused(where, value, "is not a table of files", "Write it as in {'pip': '/etc/pip.conf'}.")
+    for name, path in value.items():
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_][\w.-]{0,199}", name, re.ASCII):
+            raise SettingError(
+                f"{where} has {shown(name)}, which is not the id of a secret.",
+                remedy="An id is made of letters, digits, '_', '.' and '-'.",
+            )
+        if not isinstance(path, str) or not re.fullmatch(r"[/~][^\0,]*", path):
+            raise SettingError(
+                f"{where} has {shown(path)} for {name}, which is not the path of a file.",
+                remedy="Write it as in '/etc/pip.conf'.",
+            )
+    # Not Path.expanduser: it raises where there is no such home.
+    return {name: Path(os.path.expanduser(path)) for name, path in value.items()}  # noqa: PTH111
+
+
 def shown(value: object, most: int = 60) -> str:
     """`value` for a sentence: short and on one line whatever it is."""
     if isinstance(value, str):

@@ -10,6 +10,7 @@ import math
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from .engine import GpuRequest, Mount
@@ -42,7 +43,7 @@ class Settings:
     """What applies to one container. Bytes for sizes; None: the engine's default.
 
     `packages` is the file that packages are written into: ``"dockerfile"`` or ``"requirements"``. The
-    container does not depend on it.
+    container depends neither on that nor on `build_secrets`.
     """
 
     memory: int | None = None
@@ -55,6 +56,7 @@ class Settings:
     mounts: tuple[Mount, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     build_args: Mapping[str, str] = field(default_factory=dict)
+    build_secrets: Mapping[str, Path] = field(default_factory=dict)
     packages: str = "dockerfile"
 
 

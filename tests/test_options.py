@@ -150,6 +150,7 @@ BAD: dict[str, tuple[Any, ...]] = {
     "network": (3, "container:x", "a b", "-x"),
     "python": (3, "python", "/a/../b", "/a b"),
     "build_args": ([1], {"A": 1}, {"A B": "x"}),
+    "build_secrets": ([1], {"pip": 1}, {"a b": "/x"}, {"pip": "x"}, {"pip": "/a,b"}),
     "project_settings": (3, [3], ["no-such"], ["image_name"], ["idle_stop"]),
 }
 
@@ -284,7 +285,8 @@ ORDER = (
         "max_gpus",
         "exclusive_gpus",
     ),
-    *("pids_limit", "mounts", "variables", "network", "python", "build_args", "project_settings"),
+    *("pids_limit", "mounts", "variables", "network", "python", "build_args", "build_secrets"),
+    "project_settings",
     *("image_name", "container_name", "engine_timeout", "build_timeout"),
 )
 

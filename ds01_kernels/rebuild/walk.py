@@ -249,6 +249,7 @@ class Rebuilds:
             files={} if in_dockerfile else {plan.file: plan.after},
             tag=tag,
             arguments=settings.build_args,
+            secrets=settings.build_secrets,
             no_cache=order.no_cache,
             pull=order.pull,
         )
