@@ -23,7 +23,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -36,6 +36,9 @@ SOCKETS = PurePosixPath("/run/ds01")
 
 #: Jupyter's five ports, which for ipc are only suffixes of paths.
 PORTS = {"shell_port": 1, "iopub_port": 2, "stdin_port": 3, "control_port": 4, "hb_port": 5}
+
+#: Those by which a kernel is asked for something that it then tells of on the others.
+REQUESTS = frozenset({PORTS["shell_port"], PORTS["control_port"]})
 
 
 @cache
@@ -187,13 +190,13 @@ class Channels:
         self._make_directory()
         return str(self._directory / f"e{secrets.token_hex(2)}")
 
-    def point_at(self, prefix: str) -> None:
-        """Let every path lead to the socket ``<prefix>-<port>``, each in one step.
+    def point_at(self, prefix: str, ports: Iterable[int] = PORTS.values()) -> None:
+        """Let the path of each port lead to the socket ``<prefix>-<port>``, each in one step.
 
         Raises `OSError` or `Ds01Error`.
         """
         self._make_directory()
-        for port in PORTS.values():
+        for port in ports:
             fresh = self._directory / f"n-{port}"
             fresh.unlink(missing_ok=True)
             with room_in(run_root()):

@@ -22,6 +22,7 @@ from .launch import Started
 from .package_jobs import first_build
 from .predecessor import Predecessor
 from .projects import Project
+from .reconnecting import hasten, lead_back
 from .text import clean
 from .variables import WORKSPACE, select
 from .workbench import Workbench
@@ -31,9 +32,6 @@ SHUTDOWN_LIMIT = 0.5
 
 #: Seconds for which Jupyter's control socket, once closed, still delivers what was sent: it lingers 0.1 s.
 LINGER = 0.15
-
-#: Milliseconds until ZMQ connects again to a kernel that was restarted; at random up to twice as many.
-RECONNECT = 10
 
 
 class ContainerProvisioner(KernelProvisionerBase):
@@ -66,10 +64,8 @@ class ContainerProvisioner(KernelProvisionerBase):
         self._is_restart = self._channels is not None
         if self._channels is None:
             self._channels = Channels()
-            # For the sockets that clients will open. With ZMQ's default, 100 ms, our kernels are back before
-            # their clients: what the first cell after a restart prints would find no subscriber, and be lost.
             manager: Any = self.parent
-            manager.context.setsockopt(zmq.RECONNECT_IVL, RECONNECT)
+            hasten(manager.context)
         self.connection_info = self._connection(kwargs.pop("transport_encryption", None))
         arguments = _ipykernel_arguments(self.kernel_spec.argv) + list(kwargs.pop("extra_arguments", []))
         # Fills in the kernelspec's own variables from all that we were given; the choice comes after.
@@ -97,8 +93,6 @@ class ContainerProvisioner(KernelProvisionerBase):
             await self._explain(Ds01Error(f"The kernel could not start: {type(error).__name__}: {error}."))
         else:
             self._adopt(started)
-        if self._is_restart:
-            await asyncio.sleep(3 * RECONNECT / 1000)
         return self.connection_info
 
     async def _start(self, project: Project, kwargs: dict[str, Any]) -> Started:
@@ -113,11 +107,18 @@ class ContainerProvisioner(KernelProvisionerBase):
             await first_build(self._workbench, project, self._log_line)
             started = await launcher.start(project, self._request(project, kwargs))
         try:
-            self._channels.point_at(started.prefix)
+            await self._lead_to(started.prefix)
         except BaseException:
             started.process.end()
             raise
         return started
+
+    async def _lead_to(self, prefix: str) -> None:
+        assert self._channels is not None
+        if self._is_restart:
+            await lead_back(self._channels, prefix)
+        else:
+            self._channels.point_at(prefix)
 
     def _request(self, project: Project, kwargs: dict[str, Any]) -> KernelRequest:
         variables = select(
@@ -183,7 +184,7 @@ class ContainerProvisioner(KernelProvisionerBase):
             notice=self._predecessor.notice,
         )
         await self._workbench.run(explaining.open())
-        channels.point_at(prefix)
+        await self._lead_to(prefix)
         self._process = explaining
         self._predecessor.is_now(explaining)
 

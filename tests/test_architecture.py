@@ -43,7 +43,7 @@ LAYERS = (
     },
     {"images", "build_text"},
     {"creating"},
-    {"launch", "idling", "jobs", "explaining", "predecessor"},
+    {"launch", "idling", "jobs", "explaining", "predecessor", "reconnecting"},
     {"drifts", "installing", "housekeeping"},
     {"rebuild"},
     {"workbench"},
