@@ -85,14 +85,20 @@ class Drifts:
         return Look(None, image, drift, _missing(lost, image))
 
     async def image_set(self, project: Project, image_id: str) -> Installed:
-        """The packages of the image itself, which a container of it is started for, once. Raises
-        `Ds01Error`."""
+        """The packages of the image itself, for which a container of it is started once.
+
+        Raises `Ds01Error`.
+        """
         known = await asyncio.to_thread(self._records.image_set, project, image_id)
         if known is None:
             async with self._launcher.trial(project, image_id) as agent:
                 known = await listed(agent)
-            await asyncio.to_thread(self._records.keep_image_set, project, image_id, known)
+            await self.keep_image_set(project, image_id, known)
         return known
+
+    async def keep_image_set(self, project: Project, image_id: str, installed: Installed) -> None:
+        """What a container of that image had before anybody could install anything in it."""
+        await asyncio.to_thread(self._records.keep_image_set, project, image_id, installed)
 
     async def forget_lost(self, project: Project, names: Collection[str]) -> None:
         """They were restored, or are not wanted any more. Raises `Ds01Error`."""
@@ -109,14 +115,6 @@ class Drifts:
             with suppress(Ds01Error):
                 return await self.image_set(project, image_id)
         return await self._known_set(project, image_id)
-
-    async def keep_image_set(self, project: Project, image_id: str, installed: Installed) -> None:
-        """What a container of that image had before anybody could install anything in it."""
-        await asyncio.to_thread(self._records.keep_image_set, project, image_id, installed)
-
-    async def replaced(self, project: Project, container: str) -> None:
-        """Another container has become the project's."""
-        await self.look(project)
 
     def _noticed(self, project: Project, info: ContainerInfo, agent: Agent, is_new: bool) -> None:
         """The container was reached, or something was installed in it; one look at a time for each."""
@@ -149,7 +147,7 @@ class Drifts:
         installed = await listed(agent)
         if is_new and await asyncio.to_thread(self._records.image_set, project, info.image_id) is None:
             # Nobody was in it before us: what it has, its image has.
-            await asyncio.to_thread(self._records.keep_image_set, project, info.image_id, installed)
+            await self.keep_image_set(project, info.image_id, installed)
         image = await self.image_set(project, info.image_id)
         drift = Drift.between(image, installed)
         if not containers.is_current(info):

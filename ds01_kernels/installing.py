@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from .agent_client import Agent
 from .dockerfile import read_requirements
 from .engine import ContainerInfo, Engine, Stream
-from .errors import BadInputError, EngineError, InstallFailedError
+from .errors import EngineError, InstallFailedError
 from .launch import Launcher
 from .packages import Drift, requirement
 from .projects import Project
@@ -58,8 +58,6 @@ async def install(
     Raises `BadInputError` for what is no requirement, `InstallFailedError` with pip's reason, or another
     `Ds01Error`.
     """
-    if not specs:
-        raise BadInputError("There is nothing to install.", remedy="Name at least one package.")
     wanted = [one.text for same in read_requirements(specs).values() for one in same]
     info, agent = await _reach(launcher, project)
     agent.asked(wanted)

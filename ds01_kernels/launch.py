@@ -256,6 +256,7 @@ class Launcher:
             if containers.is_current(info) or (info.running and not await self._is_idle(info)):
                 return False
             await containers.retire(self.engine, info)
+            self._retiring.pop(container, None)
             return True
 
     async def _create_beside(
