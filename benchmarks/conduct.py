@@ -12,19 +12,22 @@ from collections.abc import Awaitable, Callable
 
 from ds01_kernels.errors import Ds01Error
 
-from .measure import WrongAnswerError
+from .case import WrongAnswerError
 from .stage import Stage
 
 
-def conduct(run: Callable[[Stage], Awaitable[None]]) -> int:
-    """Run it on a new stage; the exit code. All is removed at the end, also after Ctrl-C or SIGTERM."""
+def conduct(run: Callable[[Stage], Awaitable[None]], image: str = "") -> int:
+    """Run it on a new stage, where `image` has ipykernel if it is named; the exit code.
+
+    All is removed at the end, also after Ctrl-C or SIGTERM.
+    """
     # To end by SIGTERM or with the terminal is to end by Ctrl-C; a script's background job would ignore that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for signum in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     # What peers log of each start is not of interest here.
     logging.getLogger("traitlets").setLevel(logging.CRITICAL)
-    stage = Stage()
+    stage = Stage(image)
     try:
         asyncio.run(_whole(run, stage))
     except KeyboardInterrupt:

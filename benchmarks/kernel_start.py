@@ -1,118 +1,210 @@
-"""How long a kernel takes to start, ours beside others, in one run: ``python -m benchmarks.kernel_start``.
+"""Starts and restarts of kernels, to the first result: ``python -m benchmarks.kernel_start``.
 
-Each round runs every case once, in rotated order, so that what else the machine does falls on all of them
-alike. The first round warms up and is not counted. Progress goes to standard error, the table to
-standard output.
+The clock starts when the kernel is asked for, and stops when the reply to the first `1+1` of a new client is
+here: by jupyter_client's AsyncKernelManager, or through the REST interface and websocket of a server.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
+import asyncio
+import os
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from time import perf_counter
 
-from . import cases, peers, report
-from .conduct import conduct, rounds, say
-from .measure import Case, Sample, measure
-from .peers import PIP_INSTALL
-from .stage import BASE_IMAGE, Stage, installed
+from ds01_kernels.workbench import Workbench
 
-NOTES = """\
-Time from the call of start_kernel (or restart_kernel) of jupyter_client's AsyncKernelManager to the reply on
-the shell channel of a new client; not by `wait_for_ready`, whose flush of iopub adds a fixed 0.2 s.
-Ratios: starts to the local kernel's start, restarts to the local kernel's restart."""
+from .case import BEST_PEER, MAIN, Case, Expected, Sample, Way, settle
+from .contenders import Contender, contenders, retire
+from .kernel import connected, ending, first_result, running
+from .peers import PEERS
+from .server import Server, serving
+from .stage import Stage
 
+#: Kernels that are started at once.
+TOGETHER = 10
 
-def main() -> int:
-    arguments = _arguments()
-    return conduct(lambda stage: _run(stage, arguments))
+EVERYBODY = ("ds01", "ds01-no-spare", "local", "docker-exec", *PEERS)
+THROUGH_SERVERS = ("ds01", "local", "docker-exec", *PEERS)
 
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.kernel_start", description=__doc__)
-    keys = (*cases.OWN_KEYS, *peers.PEER_KEYS)
-    parser.add_argument("--rounds", type=rounds, default=10, help="how many count (default 10)")
-    parser.add_argument("--cases", nargs="+", choices=keys, default=keys, metavar="CASE", help=" ".join(keys))
-    parser.add_argument("--image", help="one with ipykernel; else one is built with the host's version")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples there")
-    return parser.parse_args()
+Before = Callable[[Contender], Awaitable[None]]
+Once = Callable[[Stage, Contender], Awaitable[Sample]]
 
 
-async def _run(stage: Stage, arguments: argparse.Namespace) -> None:
-    facts = {"run": stage.run, "rounds": arguments.rounds, "load at start": report.load()}
-    say(f"Run {stage.run}: preparing images.")
-    await _prepare_image(stage, arguments.image)
-    chosen, left_out = await _make_cases(stage, arguments.cases)
-    await stage.keep()
-    rows = await _measure_rounds(chosen, arguments.rounds, left_out)
-    engine = await stage.engine.info()
-    facts["machine"] = report.machine(f"{engine.name} {engine.version}")
-    facts["load at end"] = report.load()
-    facts["left out"] = left_out
-    _print(rows, facts)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report.as_json(rows, facts), indent=1) + "\n", encoding="utf-8")
+# By KernelManager
 
 
-async def _prepare_image(stage: Stage, given: str | None) -> None:
-    if given:
-        await stage.build("ipykernel", given)
-    else:
-        await stage.build("ipykernel", BASE_IMAGE, f"RUN {PIP_INSTALL} ipykernel=={installed('ipykernel')}")
+async def start(stage: Stage, contender: Contender, before: Before | None = None) -> Sample:
+    if before is not None:
+        await before(contender)
+    async with ending(stage.manager(contender.spec), contender) as manager:
+        await settle()
+        began = perf_counter()
+        await manager.start_kernel(**contender.arguments)
+        async with connected(manager) as client:
+            return await first_result(stage, contender, client, began)
 
 
-async def _make_cases(stage: Stage, keys: Sequence[str]) -> tuple[list[Case], dict[str, str]]:
-    made: list[Case] = []
-    left_out: dict[str, str] = {}
-    for key in keys:
-        try:
-            made.append(await (peers if key in peers.PEER_KEYS else cases).make(stage, key))
-        except cases.UnavailableError as error:
-            left_out[key] = str(error)
-            say(f"{key} is left out: {error}")
-    return made, left_out
+async def restart(stage: Stage, contender: Contender) -> Sample:
+    async with running(stage, contender) as manager:
+        await settle()
+        began = perf_counter()
+        await manager.restart_kernel()
+        async with connected(manager) as client:
+            return await first_result(stage, contender, client, began)
 
 
-async def _measure_rounds(chosen: list[Case], count: int, left_out: dict[str, str]) -> list[report.Row]:
-    samples: dict[str, list[Sample]] = {case.key: [] for case in chosen}
-    about: dict[str, dict[str, str]] = {}
-    for number in range(count + 1):
-        say("Round 0, to warm up." if number == 0 else f"Round {number} of {count}.")
-        start = number % len(chosen)
-        for case in [*chosen[start:], *chosen[:start]]:
-            if case.key in left_out:
-                continue
-            try:
-                sample, about[case.key] = await measure(case)
-            except Exception as error:
-                if not case.peer:
-                    raise
-                left_out[case.key] = f"{type(error).__name__} in round {number}: {error}"
-                say(f"{case.key} is left out: {left_out[case.key]}")
-                continue
-            if number > 0:
-                samples[case.key].append(sample)
-    return [
-        report.Row(case.key, case.title, case.what, tuple(samples[case.key]), about[case.key])
-        for case in chosen
-        if case.key not in left_out
-    ]
+async def start_together(stage: Stage, contender: Contender) -> Sample:
+    """Until the last of them has its result."""
+    async with AsyncExitStack() as stack:
+        managers = [
+            await stack.enter_async_context(ending(stage.manager(contender.spec), contender))
+            for _ in range(TOGETHER)
+        ]
+
+        async def one(number: int) -> None:
+            await managers[number].start_kernel(**contender.arguments)
+            async with connected(managers[number]) as client:
+                await first_result(stage, contender, client, began)
+
+        await settle()
+        began = perf_counter()
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(TOGETHER):
+                tasks.create_task(one(number))
+        return {MAIN: perf_counter() - began}
 
 
-def _print(rows: Sequence[report.Row], facts: dict[str, object]) -> None:
-    print(report.table(rows))
-    for key, why in dict(facts["left out"]).items():  # type: ignore[call-overload]
-        print(f"{key}: left out, {why}")
-    print(f"\nRounds: {facts['rounds']} after one to warm up; every case once a round, in rotated order.")
-    print(f"{NOTES}\n")
-    for name, text in dict(facts["machine"]).items():  # type: ignore[call-overload]
-        print(f"{name + ':':<10}{text}")
-    for kernel, keys in report.kernels(rows).items():
-        print(f"{'kernels:':<10}{kernel}: {', '.join(keys)}")
-    print(f"{'load:':<10}{facts['load at start']} at first, {facts['load at end']} at last (1, 5, 15 min)")
+async def stop_container(contender: Contender) -> None:
+    assert contender.project is not None
+    engine = Workbench.open().engine
+    await Workbench.open().run(engine.stop(contender.project.container_name(os.getuid()), grace=0))
 
+
+async def remove_container(contender: Contender) -> None:
+    assert contender.project is not None
+    await retire(contender.project)
+
+
+# Through a server
+
+
+async def start_session(stage: Stage, server: Server, contender: Contender) -> Sample:
+    await settle()
+    began = perf_counter()
+    kernel = await server.begin(_notebook(contender), contender.spec)
+    try:
+        async with server.connected(kernel) as asked:
+            return await first_result(stage, contender, asked, began)
+    finally:
+        await server.end(kernel)
+        await contender.after()
+
+
+async def restart_session(stage: Stage, server: Server, contender: Contender) -> Sample:
+    kernel = await server.begin(_notebook(contender), contender.spec)
+    try:
+        async with server.connected(kernel) as asked:
+            await first_result(stage, contender, asked, 0.0)
+            await settle()
+            began = perf_counter()
+            await server.restart(kernel)
+            return await first_result(stage, contender, asked, began)
+    finally:
+        await server.end(kernel)
+        await contender.after()
+
+
+def _notebook(contender: Contender) -> str:
+    return f"{contender.project.name}/a.ipynb" if contender.project else "a.ipynb"
+
+
+# The cases
+
+
+@asynccontextmanager
+async def _by_manager(once: Once, keys: Sequence[str], stage: Stage) -> AsyncIterator[Sequence[Way]]:
+    async with contenders(stage, *keys) as found:
+        yield [Way(one.key, one.title, partial(once, stage, one), one.is_peer) for one in found]
+
+
+@asynccontextmanager
+async def _against_local(before: Before, state: str, stage: Stage) -> AsyncIterator[Sequence[Way]]:
+    async with contenders(stage, "ds01", "local") as (ours, local):
+        yield [
+            Way(ours.key, f"{ours.title}, container {state}", partial(start, stage, ours, before)),
+            Way(local.key, local.title, partial(start, stage, local)),
+        ]
+
+
+@asynccontextmanager
+async def _through_servers(
+    once: Callable[[Stage, Server, Contender], Awaitable[Sample]], keys: Sequence[str], stage: Stage
+) -> AsyncIterator[Sequence[Way]]:
+    """Ours by a server that has ds01-kernels; the others by one that has not."""
+    async with (
+        contenders(stage, *keys) as found,
+        serving(stage, ours=True) as with_us,
+        serving(stage, ours=False) as plain,
+    ):
+        yield [
+            Way(one.key, one.title, partial(once, stage, with_us if one.project else plain, one), one.is_peer)
+            for one in found
+        ]
+
+
+CASES: tuple[Case, ...] = (
+    Case(
+        "start",
+        "Start, container running, by KernelManager",
+        partial(_by_manager, start, EVERYBODY),
+        (
+            Expected("ds01", 0.15),
+            Expected("ds01-no-spare", 0.35),
+            Expected("ds01", 0.1, of=BEST_PEER),
+        ),
+    ),
+    Case(
+        "start-server",
+        "Start, container running, through /api/sessions",
+        partial(_through_servers, start_session, THROUGH_SERVERS),
+        (Expected("ds01", 0.2),),
+    ),
+    Case(
+        "restart",
+        "Restart by KernelManager",
+        partial(_by_manager, restart, ("ds01", "local", *PEERS)),
+        (Expected("ds01", 0.2),),
+    ),
+    Case(
+        "restart-server",
+        "Restart through /api/kernels",
+        partial(_through_servers, restart_session, ("ds01", "local")),
+        (Expected("ds01", 0.2),),
+    ),
+    Case(
+        "stopped",
+        "Start, container stopped",
+        partial(_against_local, stop_container, "stopped"),
+        (Expected("ds01", 1.3),),
+    ),
+    Case(
+        "missing",
+        "Start, container missing, image built",
+        partial(_against_local, remove_container, "missing"),
+        (Expected("ds01", 2.0),),
+    ),
+    Case(
+        "together",
+        f"{TOGETHER} kernels at once, to the last one's first result",
+        partial(_by_manager, start_together, ("ds01", "local", "docker-exec")),
+        (Expected("ds01", 0.4),),
+    ),
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from .suite import main
+
+    sys.exit(main(["--only", *(case.key for case in CASES), *sys.argv[1:]]))

@@ -1,30 +1,26 @@
 """What it takes to list the packages of a container: ``python -m benchmarks.packages``.
 
-Ours, through the agent, beside ``pip list --format=json`` in the same container. Each round lists once each
-way, in rotated order. The first round warms up and is not counted. Progress goes to standard error, the
-table to standard output.
+Ours, by `Agent.packages` on the stream that is open anyway, beside ``pip list --format=json`` in the same
+container, as one exec call of the engine with no docker command in between. The container has nothing but
+distributions that are made up, of the usual length. Both must name the same packages.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import re
 import sys
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from pathlib import Path
-from statistics import median
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
 from time import perf_counter
 
 from ds01_kernels.agent_client import Agent, Identity
-from ds01_kernels.engine import ContainerSpec, Engine
+from ds01_kernels.engine import ContainerSpec
 
-from . import report
-from .conduct import conduct, rounds, say
-from .measure import QUIET, WrongAnswerError
+from .case import MAIN, Case, Expected, Sample, Way, WrongAnswerError, settle
+from .inside import output
 from .stage import BASE_IMAGE, LABEL, Stage
 
 SIZES = (50, 500)
@@ -32,13 +28,8 @@ SIZES = (50, 500)
 #: Seconds for one list.
 LIMIT = 120.0
 
-NOTES = """\
-Time from the request on the host to the whole answer there: ours by `Agent.packages` on a stream that is
-open, pip's by one exec call of the engine, with no docker command in between. Both answers must name the
-same packages. Ratios: of our median to that of `pip list` in the same container."""
-
 #: Run in a container: makes it have $1 distributions, with metadata of the usual length.
-_FILL = """
+FILL = """
 import importlib.metadata, os, sys, sysconfig
 missing = int(sys.argv[1]) - len(list(importlib.metadata.distributions()))
 for number in range(missing):
@@ -64,147 +55,72 @@ for number in range(missing):
 """
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Seconds of each list of `size` packages, ours and pip's, one for each round."""
-
-    size: int
-    ours: tuple[float, ...]
-    pips: tuple[float, ...]
-
-    @property
-    def ratio(self) -> float:
-        return median(self.ours) / median(self.pips)
+List = Callable[[], Awaitable[set[str]]]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.packages", description=__doc__)
-    parser.add_argument("--rounds", type=rounds, default=15, help="how many count (default 15)")
-    parser.add_argument("--image", default=BASE_IMAGE, help=f"the image to list in (default {BASE_IMAGE})")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples there")
-    arguments = parser.parse_args()
-    return conduct(lambda stage: _run(stage, arguments))
-
-
-async def _run(stage: Stage, arguments: argparse.Namespace) -> None:
-    before = report.load()
-    say(f"Run {stage.run}: preparing {len(SIZES)} containers.")
-    image = await stage.build("packages", arguments.image)
-    async with AsyncExitStack() as opened:
-        cases = [await _case(stage.engine, opened, stage.run, image, size) for size in SIZES]
-        pairs = await _measure(cases, arguments.rounds)
-    engine = await stage.engine.info()
-    facts = {
-        "run": stage.run,
-        "rounds": arguments.rounds,
-        "machine": report.machine(f"{engine.name} {engine.version}"),
-        "load at start": before,
-        "load at end": report.load(),
-    }
-    print(table(pairs))
-    print(f"\nRounds: {arguments.rounds} after one to warm up; both ways once a round, in rotated order.")
-    print(f"{NOTES}\n")
-    for name, text in dict(facts["machine"]).items():
-        print(f"{name + ':':<10}{text}")
-    print(f"{'load:':<10}{before} at first, {facts['load at end']} at last (1, 5, 15 min)")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(as_json(pairs, facts), indent=1) + "\n", encoding="utf-8")
-
-
-Way = Callable[[], Awaitable[set[str]]]
-
-
-@dataclass(frozen=True)
-class _Case:
-    size: int
-    ways: tuple[Way, Way]
-
-
-async def _case(engine: Engine, opened: AsyncExitStack, run: str, image: str, size: int) -> _Case:
+@asynccontextmanager
+async def listing(size: int, stage: Stage) -> AsyncIterator[Sequence[Way]]:
     """A container with that many packages, and the two ways to list them."""
+    engine = stage.engine
     spec = ContainerSpec(
-        name=f"ds01-benchmark-{run}-{size}",
-        image=image,
+        name=f"ds01-benchmark-{stage.run}-{size}",
+        image=await stage.build("packages", stage.given_image or BASE_IMAGE),
         entrypoint=("sleep", "infinity"),
-        labels={LABEL: run},
+        labels={LABEL: stage.run},
     )
     container = (await engine.create(spec)).id
     await engine.start(container)
-    await _output(engine, container, ["/usr/bin/python", "-c", _FILL, str(size)])
-    agent = Agent(engine, container, Identity(f"benchmark-{run}", "", 0.0), ("", ""), "/usr/bin/python")
+    await output(engine, container, ["/usr/bin/python", "-c", FILL, str(size)])
+    agent = Agent(engine, container, Identity(f"benchmark-{stage.run}", "", 0.0), ("", ""), "/usr/bin/python")
     await agent.connect()
-    opened.push_async_callback(agent.close)
 
     async def ours() -> set[str]:
         return {_normalised(package["name"]) for package in (await agent.packages())["packages"]}
 
     async def pips() -> set[str]:
-        listed = json.loads(await _output(engine, container, ["pip", "list", "--format=json"]))
+        listed = json.loads(await output(engine, container, ["pip", "list", "--format=json"]))
         return {_normalised(package["name"]) for package in listed}
 
-    return _Case(size, (ours, pips))
-
-
-async def _output(engine: Engine, container: str, argv: Sequence[str]) -> bytes:
-    stream = await engine.exec(container, argv)
+    expected = await pips()
+    if len(expected) != size:
+        raise WrongAnswerError(f"The container has {len(expected)} packages, not {size}.")
     try:
-        output = b""
-        while data := await stream.read():
-            output += data
-        if await stream.exit_code() != 0:
-            raise WrongAnswerError(f"{argv[0]} failed in the container: {stream.errors}")
-        return output
+        yield [
+            Way("ds01", "ds01-kernels", partial(_timed, ours, expected)),
+            Way("pip-list", "pip list --format=json", partial(_timed, pips, expected)),
+        ]
     finally:
-        await stream.close()
+        await agent.close()
+        await engine.remove(container)
 
 
-async def _measure(cases: Sequence[_Case], count: int) -> list[Pair]:
-    samples: dict[tuple[int, int], list[float]] = {}
-    order = [(case, way) for case in cases for way in (0, 1)]
-    for number in range(count + 1):
-        say("Round 0, to warm up." if number == 0 else f"Round {number} of {count}.")
-        start = number % len(order)
-        found: dict[int, list[set[str]]] = {}
-        for case, way in [*order[start:], *order[:start]]:
-            await asyncio.sleep(QUIET)
-            async with asyncio.timeout(LIMIT):
-                began = perf_counter()
-                names = await case.ways[way]()
-                took = perf_counter() - began
-            found.setdefault(case.size, []).append(names)
-            if number > 0:
-                samples.setdefault((case.size, way), []).append(took)
-        for size, (one, other) in found.items():
-            if one != other or len(one) != size:
-                raise WrongAnswerError(f"The two lists of {size} packages differ by {sorted(one ^ other)}.")
-    return [Pair(case.size, *(tuple(samples[case.size, way]) for way in (0, 1))) for case in cases]
-
-
-def table(pairs: Sequence[Pair]) -> str:
-    """Aligned, two lines for each number of packages; milliseconds."""
-    lines = [f"{'ms':<32}" + "".join(f"{name:>8}" for name in ("median", "min", "max", "ratio")), "-" * 64]
-    for pair in pairs:
-        for title, values, ratio in (
-            ("ds01-kernels", pair.ours, f"{pair.ratio:.3f}"),
-            ("pip list --format=json", pair.pips, "1"),
-        ):
-            numbers = (value * 1000 for value in (median(values), min(values), max(values)))
-            lines.append(
-                f"{f'{pair.size}, {title}':<32}" + "".join(f"{n:>8.1f}" for n in numbers) + f"{ratio:>8}"
-            )
-    return "\n".join(lines)
-
-
-def as_json(pairs: Sequence[Pair], facts: dict[str, object]) -> dict[str, object]:
-    cases = [
-        {"packages": pair.size, "ours": pair.ours, "pip": pair.pips, "ratio": pair.ratio} for pair in pairs
-    ]
-    return {**facts, "cases": cases}
+async def _timed(list_: List, expected: set[str]) -> Sample:
+    await settle()
+    async with asyncio.timeout(LIMIT):
+        began = perf_counter()
+        names = await list_()
+        seconds = perf_counter() - began
+    if names != expected:
+        raise WrongAnswerError(f"The list of packages differs by {sorted(names ^ expected)}.")
+    return {MAIN: seconds}
 
 
 def _normalised(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+CASES: tuple[Case, ...] = tuple(
+    Case(
+        f"listing-{size}",
+        f"List of {size} packages",
+        partial(listing, size),
+        (Expected("ds01", 0.15, of="pip-list"),),
+        yardstick="pip-list",
+    )
+    for size in SIZES
+)
+
 if __name__ == "__main__":
-    sys.exit(main())
+    from .suite import main
+
+    sys.exit(main(["--only", *(case.key for case in CASES), *sys.argv[1:]]))

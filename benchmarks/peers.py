@@ -9,35 +9,26 @@ import sys
 from asyncio.subprocess import DEVNULL, PIPE
 from pathlib import Path
 
-from .cases import UnavailableError, write_spec
-from .measure import Case
-from .stage import Stage, installed
+from .case import UnavailableError
+from .contenders import Contender, write_spec
+from .stage import PIP_INSTALL, Stage, installed
 
-PEER_KEYS = ("gateway_provisioners", "dockernel", "envkernel")
+PEERS = ("gateway_provisioners", "dockernel", "envkernel")
 
 
-async def make(stage: Stage, key: str) -> Case:
-    """The case of that key, with its image. Raises `UnavailableError`."""
+async def make(stage: Stage, key: str) -> Contender:
+    """That peer, with its image, which is built once a run. Raises `UnavailableError`."""
     if not installed(key):
         raise UnavailableError(f"it is not installed here: pip install {key}")
     arguments = stage.popen
     if key == "gateway_provisioners":
         # It refuses to start kernels for the user root, and runs them as uid 1000 in any case.
         arguments["env"] = {**os.environ, "KERNEL_USERNAME": "user"}
-    prepare = {
-        "gateway_provisioners": _gateway_provisioners,
-        "dockernel": _dockernel,
-        "envkernel": _envkernel,
-    }
-    await prepare[key](stage)
-    return Case(
-        key=key,
-        title=f"{key} {installed(key)}",
-        manager=lambda: stage.manager(key),
-        arguments=arguments,
-        after=stage.remove_strays,
-        peer=True,
-    )
+    if key not in stage.prepared:
+        await _PREPARE[key](stage)
+        stage.prepared.add(key)
+    title = f"{key} {installed(key)}"
+    return Contender(key, title, key, arguments, after=stage.remove_strays, is_peer=True)
 
 
 async def _gateway_provisioners(stage: Stage) -> None:
@@ -45,7 +36,7 @@ async def _gateway_provisioners(stage: Stage) -> None:
     bootstrap = "/usr/local/bin/bootstrap-kernel.sh"
     image = await stage.build(
         "gateway-provisioners",
-        stage.image,
+        await stage.image(),
         f"RUN {PIP_INSTALL} gateway_provisioners=={installed('gateway_provisioners')}",
         f"RUN jupyter image-bootstrap install --languages=Python && chmod 0755 {bootstrap}",
         f"CMD {bootstrap}",
@@ -56,7 +47,7 @@ async def _gateway_provisioners(stage: Stage) -> None:
         *("--kernel-name=gateway_provisioners", f"--image-name={image}", f"--prefix={prefix}"),
     )
     made = prefix / "share/jupyter/kernels/gateway_provisioners"
-    shutil.copytree(made, stage.kernels / "gateway_provisioners")
+    shutil.copytree(made, stage.specs / "gateway_provisioners")
 
 
 async def _dockernel(stage: Stage) -> None:
@@ -65,7 +56,7 @@ async def _dockernel(stage: Stage) -> None:
     The kernelspec is as `dockernel install` writes it; that one goes to the home directory.
     """
     image = await stage.build(
-        "dockernel", stage.image, "CMD python -m ipykernel_launcher -f $DOCKERNEL_CONNECTION_FILE"
+        "dockernel", await stage.image(), "CMD python -m ipykernel_launcher -f $DOCKERNEL_CONNECTION_FILE"
     )
     write_spec(stage, "dockernel", [sys.executable, "-m", "dockernel", "start", image, "{connection_file}"])
 
@@ -78,11 +69,8 @@ async def _envkernel(stage: Stage) -> None:
     program = Path(sys.executable).with_name("envkernel")
     kernel = ["python", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     connection = ["--connection-file", "{connection_file}"]
-    write_spec(stage, "envkernel", [str(program), "docker", "run", *connection, stage.image, "--", *kernel])
-
-
-#: As in the image with ipykernel: Debian's pip wants to be told (https://peps.python.org/pep-0668/).
-PIP_INSTALL = "pip install --no-cache-dir --break-system-packages --quiet --root-user-action=ignore"
+    image = await stage.image()
+    write_spec(stage, "envkernel", [str(program), "docker", "run", *connection, image, "--", *kernel])
 
 
 async def _run(*command: str) -> None:
@@ -90,3 +78,6 @@ async def _run(*command: str) -> None:
     _, errors = await process.communicate()
     if process.returncode:
         raise UnavailableError(f"{' '.join(command)} failed: {errors.decode(errors='replace')[-500:]}")
+
+
+_PREPARE = dict(zip(PEERS, (_gateway_provisioners, _dockernel, _envkernel), strict=True))

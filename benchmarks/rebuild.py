@@ -1,24 +1,25 @@
 """What a rebuild takes, and how long no kernel answers: ``python -m benchmarks.rebuild``.
 
-Each round rebuilds a project in which one package was installed at run time while a kernel is used, and then
-does by hand the least that it could be: ``docker build`` of the same edited Dockerfile and ``docker run``. A
-line that is another one each time keeps both from using what the other has built. The first round warms up
-and is not counted. Progress goes to standard error, the table to standard output.
+Each round rebuilds a project in which one package was installed at run time while a kernel is used, from the
+call to its end: preview, edit, build, check (a kernel answers in the new container, pip check), swap, the
+kernel restarted, the old container removed. And it does by hand the least that this could be: ``docker
+build`` of the same edited Dockerfile, ``docker run`` of a container that only sleeps. A line that is another
+one each time keeps both from using what the other has built.
+
+Silence is the longest time between two replies of the kernel to a client that asks all the time.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
+import re
 import secrets
 import shutil
 import sys
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from itertools import pairwise
-from pathlib import Path
-from statistics import median
 from time import perf_counter
 
 from jupyter_client.asynchronous.client import AsyncKernelClient
@@ -28,9 +29,8 @@ from ds01_kernels.projects import Project
 from ds01_kernels.rebuild import Order, Step
 from ds01_kernels.workbench import Workbench
 
-from . import report
-from .conduct import conduct, rounds, say
-from .measure import QUIET, WrongAnswerError
+from .case import MAIN, QUIET, Case, Expected, Sample, UnavailableError, Way, WrongAnswerError, settle
+from .contenders import retire
 from .stage import LABEL, Stage
 
 #: Installed in the container and then by both builds: small, pure Python, without dependencies.
@@ -39,60 +39,26 @@ PACKAGE = "six"
 PAUSE = 0.005
 LIMIT = 600.0
 
-NOTES = """\
-Rebuild: from the call to its end: preview, edit, build, check (a kernel answers in the new container, pip
-check), swap, the kernel restarted, the old container removed. Floor: docker build of the same text, docker
-run of a container that only sleeps. Silence: the longest time between two replies of the kernel to a client
-that asks all the time, which falls on the restart; expected at most 1 s."""
+SILENCE = "longest time without an answer"
 
 
-@dataclass(frozen=True)
-class Round:
-    """Seconds."""
-
-    rebuild: float
-    floor: float
-    silence: float
-    phases: dict[str, float]
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.rebuild", description=__doc__)
-    parser.add_argument("--rounds", type=rounds, default=7, help="how many count (default 7)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples there")
-    arguments = parser.parse_args()
-    return conduct(lambda stage: _run(stage, arguments))
-
-
-async def _run(stage: Stage, arguments: argparse.Namespace) -> None:
+@asynccontextmanager
+async def rebuilding(stage: Stage) -> AsyncIterator[Sequence[Way]]:
     if shutil.which("docker") is None:
-        raise WrongAnswerError("There is no docker command on the PATH for the floor.")
-    before = report.load()
-    say(f"Run {stage.run}: preparing an image and a project.")
-    await stage.build("ipykernel", "ds01/base:latest")
+        raise UnavailableError("there is no docker command on the PATH for the floor")
     project = await stage.project("rebuild")
-    found = []
-    for number in range(arguments.rounds + 1):
-        say("Round 0, to warm up." if number == 0 else f"Round {number} of {arguments.rounds}.")
-        one = await _round(stage, project)
-        if number > 0:
-            found.append(one)
-    engine = await stage.engine.info()
-    machine = report.machine(f"{engine.name} {engine.version}")
-    print(table(found))
-    print(f"\nRounds: {len(found)} after one to warm up, both ways in each.\n{NOTES}\n")
-    for name, text in machine.items():
-        print(f"{name + ':':<10}{text}")
-    print(f"{'load:':<10}{before} at first, {report.load()} at last (1, 5, 15 min)")
-    if arguments.json:
-        facts = {"run": stage.run, "machine": machine, "rounds": [dict(vars(one)) for one in found]}
-        arguments.json.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    try:
+        yield [
+            Way("ds01", "ds01-kernels, whole rebuild", partial(rebuild, stage, project)),
+            Way("floor", "docker build + docker run", partial(floor, stage, project)),
+        ]
+    finally:
+        await retire(project)
 
 
-async def _round(stage: Stage, project: Project) -> Round:
+async def rebuild(stage: Stage, project: Project) -> Sample:
     workbench = Workbench.open()
-    base = f"FROM {stage.image}\nENV ROUND={secrets.token_hex(4)}\n"
-    project.dockerfile.write_text(base, encoding="utf-8")
+    project.dockerfile.write_text(await _dockerfile(stage), encoding="utf-8")
     await workbench.run(workbench.rebuilds.rebuild(project, Order(packages=()), lambda step: None))
     manager = stage.manager(project.kernel_name)
     await manager.start_kernel(cwd=str(project.path))
@@ -100,13 +66,16 @@ async def _round(stage: Stage, project: Project) -> Round:
         client: AsyncKernelClient = manager.client()
         client.start_channels(iopub=False, stdin=False, hb=False, control=False)
         await _install(client)
-        await asyncio.sleep(1 + QUIET)
+        await asyncio.sleep(1)
         seconds, silence, phases = await _rebuild(workbench, project, manager, client)
         client.stop_channels()
     finally:
         await manager.shutdown_kernel(now=True)
-    text = project.dockerfile.read_text(encoding="utf-8").replace("ENV ROUND=", "ENV FLOOR=")
-    return Round(seconds, await _floor(stage, text), silence, phases)
+    return {MAIN: seconds, SILENCE: silence, **{f"{phase} begins after": at for phase, at in phases.items()}}
+
+
+async def _dockerfile(stage: Stage) -> str:
+    return f"FROM {await stage.image()}\nENV ROUND={secrets.token_hex(4)}\n"
 
 
 async def _install(client: AsyncKernelClient) -> None:
@@ -136,7 +105,7 @@ async def _rebuild(
     await workbench.run(workbench.rebuilds.rebuild(project, Order(), note))
     seconds = perf_counter() - began
     for one in restarts:
-        await asyncio.wrap_future(one)  # type: ignore[arg-type]
+        await asyncio.wrap_future(one)
     await asyncio.sleep(1)
     asking.cancel()
     replies: list[float] = []
@@ -161,49 +130,46 @@ async def _ask(client: AsyncKernelClient) -> list[float]:
         return replies
 
 
-async def _floor(stage: Stage, text: str) -> float:
+async def floor(stage: Stage, project: Project) -> Sample:
+    # What the last rebuild has written, in another place and with another line.
+    text = project.dockerfile.read_text(encoding="utf-8")
+    text = re.sub(r"^ENV ROUND=.*$", f"ENV ROUND={secrets.token_hex(4)}", text, flags=re.MULTILINE)
     folder = stage.root / f"floor-{secrets.token_hex(4)}"
     folder.mkdir()
     (folder / "Dockerfile").write_text(text, encoding="utf-8")
     reference = f"ds01-benchmark/{stage.run}:floor"
-    await asyncio.sleep(QUIET)
+    run = ("run", "--detach", "--init", "--label", f"{LABEL}={stage.run}")
+    await settle()
     began = perf_counter()
     await _docker("build", "--quiet", "--tag", reference, str(folder))
-    await _docker(
-        "run", "--detach", "--init", "--label", f"{LABEL}={stage.run}", reference, "sleep", "infinity"
-    )
+    container = await _docker(*run, reference, "sleep", "infinity")
     seconds = perf_counter() - began
-    await stage.remove_strays()
-    return seconds
+    await stage.engine.remove(container)
+    return {MAIN: seconds}
 
 
-async def _docker(*words: str) -> None:
+async def _docker(*words: str) -> str:
     process = await asyncio.create_subprocess_exec(
-        "docker", *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        "docker", *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     async with asyncio.timeout(LIMIT):
-        said, _ = await process.communicate()
+        said, errors = await process.communicate()
     if process.returncode != 0:
-        raise WrongAnswerError(f"docker {words[0]} failed: {said.decode(errors='replace')[-500:]}")
+        raise WrongAnswerError(f"docker {words[0]} failed: {errors.decode(errors='replace')[-500:]}")
+    return said.decode().strip()
 
 
-def table(found: list[Round]) -> str:
-    """Aligned, milliseconds; `ratio` to the floor."""
-    floor = median(one.floor for one in found)
-    lines = [f"{'ms':<44}" + "".join(f"{name:>8}" for name in ("median", "min", "max", "ratio")), "-" * 76]
-    for title, values, ratio in (
-        ("ds01-kernels, whole rebuild", [one.rebuild for one in found], True),
-        ("docker build + docker run", [one.floor for one in found], True),
-        ("silence of the kernel", [one.silence for one in found], False),
-    ):
-        numbers = (value * 1000 for value in (median(values), min(values), max(values)))
-        last = f"{median(values) / floor:>8.2f}" if ratio else f"{'-':>8}"
-        lines.append(f"{title:<44}" + "".join(f"{number:>8.0f}" for number in numbers) + last)
-    for phase in found[0].phases:
-        values = [one.phases[phase] for one in found if phase in one.phases]
-        lines.append(f"{f'  {phase} begins after':<44}{median(values) * 1000:>8.0f}")
-    return "\n".join(lines)
-
+CASES: tuple[Case, ...] = (
+    Case(
+        "rebuild",
+        "Rebuild with one new package",
+        rebuilding,
+        (Expected("ds01", 1.2, of="floor"), Expected("ds01", 0.5, of="", figure=SILENCE)),
+        yardstick="floor",
+    ),
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from .suite import main
+
+    sys.exit(main(["--only", *(case.key for case in CASES), *sys.argv[1:]]))

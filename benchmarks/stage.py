@@ -33,6 +33,9 @@ from ds01_kernels.workbench import Workbench
 LABEL = "ds01-kernels.benchmark"
 BASE_IMAGE = "ds01/base:latest"
 
+#: Debian's pip wants to be told: https://peps.python.org/pep-0668/
+PIP_INSTALL = "pip install --no-cache-dir --break-system-packages --quiet --root-user-action=ignore"
+
 #: Seconds for which what was just asked for may still appear on the engine after we have stopped asking.
 AFTERMATH = 1.0
 
@@ -40,20 +43,28 @@ AFTERMATH = 1.0
 class Stage:
     """Made before anything else of a run, and `remove`d after everything else, however the run ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, given_image: str = "") -> None:
+        self.given_image = given_image
         self.run = secrets.token_hex(6)
         # Short, because socket paths may have 107 bytes.
         self.root = Path("/tmp").resolve() / f"ds01-bench-{self.run}"
         self.root.mkdir(mode=0o700)
-        self.kernels = self._directory("kernels")
         self.workspace = self._directory("workspace")
-        self.sockets = self._directory("sockets")
-        self.image = f"ds01-benchmark/{self.run}:ipykernel"
+        #: Why something is not measured, by what it is.
+        self.left_out: dict[str, str] = {}
+        #: What kernels said of themselves, by whose they are.
+        self.kernels: dict[str, dict[str, str]] = {}
+        #: Whose images and kernelspecs are there.
+        self.prepared: set[str] = set()
         self._log_path = self.root / "log"
         self._log = self._log_path.open("ab")
         self._engine: Engine | None = None
         self._kept: set[str] = set()
+        self._images: dict[str, str] = {}
         self._set_variables()
+        # Where servers look, too.
+        self.specs = self.root / "jupyter_data_dir" / "kernels"
+        self.specs.mkdir()
 
     def _directory(self, name: str) -> Path:
         path = self.root / name
@@ -78,7 +89,17 @@ class Stage:
     @property
     def popen(self) -> dict[str, Any]:
         """For start_kernel of what runs through a process on the host: its output is kept out of ours."""
-        return {"cwd": str(self.root), "stdout": self._log, "stderr": self._log}
+        return {"cwd": str(self.root), **self.output}
+
+    @property
+    def output(self) -> dict[str, Any]:
+        return {"stdout": self._log, "stderr": self._log}
+
+    def leave_out(self, what: str, why: str) -> None:
+        """Go on without it; said once."""
+        if what not in self.left_out:
+            self.left_out[what] = why
+            print(f"{what} is left out: {why}", file=sys.stderr, flush=True)
 
     def log_end(self) -> str:
         """The last lines that such processes wrote."""
@@ -86,29 +107,50 @@ class Stage:
 
     # Making
 
+    async def image(self) -> str:
+        """The one with ipykernel: the host's version of it, unless an image was given."""
+        if self.given_image:
+            return await self.build("ipykernel", self.given_image)
+        install = f"RUN {PIP_INSTALL} ipykernel=={installed('ipykernel')}"
+        return await self.build("ipykernel", BASE_IMAGE, install)
+
     async def build(self, name: str, parent: str, *lines: str) -> str:
-        """An image from `parent` and these lines of a Dockerfile, labelled. Raises `BuildFailedError`."""
-        reference = f"ds01-benchmark/{self.run}:{name}"
-        text = "\n".join((f"FROM {parent}", f"LABEL {LABEL}={self.run}", *lines, ""))
-        context = self._directory(f"build-{name}")
-        async for _ in self.engine.build(BuildRequest(context, text, reference)):
-            pass
-        return reference
+        """An image from `parent` and these lines of a Dockerfile, labelled; built once.
+
+        Raises `BuildFailedError`.
+        """
+        if name not in self._images:
+            reference = f"ds01-benchmark/{self.run}:{name}"
+            text = "\n".join((f"FROM {parent}", f"LABEL {LABEL}={self.run}", *lines, ""))
+            context = self._directory(f"build-{name}")
+            async for _ in self.engine.build(BuildRequest(context, text, reference)):
+                pass
+            self._images[name] = reference
+        return self._images[name]
 
     async def project(self, name: str) -> Project:
-        """A project on the image that has ipykernel: built, and its kernelspec installed."""
+        """The project of that name, on the image that has ipykernel: built, and its kernelspec installed."""
         folder = self.workspace / f"{name}-{self.run}"
-        folder.mkdir()
-        (folder / "Dockerfile").write_text(f"FROM {self.image}\n", encoding="utf-8")
+        if not folder.exists():
+            folder.mkdir()
+            (folder / "Dockerfile").write_text(f"FROM {await self.image()}\n", encoding="utf-8")
         project = Workbench.open().projects().get(folder.name)
-        async for _ in images.build(self.engine, project):
-            pass
-        kernelspecs.install(project, kernels_dir=self.kernels)
+        if name not in self.prepared:
+            async for _ in images.build(self.engine, project):
+                pass
+            kernelspecs.install(project, kernels_dir=self.specs)
+            self.prepared.add(name)
         return project
+
+    async def container(self, project: Project) -> str:
+        """The id of that project's container."""
+        info = await self.engine.container(project.container_name(os.getuid()))
+        assert info is not None, "the container is there while a contender is"
+        return info.id
 
     def manager(self, kernel_name: str, **traits: Any) -> AsyncKernelManager:
         """A fresh KernelManager that knows the kernelspecs of this run alone."""
-        specs = KernelSpecManager(kernel_dirs=[str(self.kernels)], ensure_native_kernel=False)
+        specs = KernelSpecManager(kernel_dirs=[str(self.specs)], ensure_native_kernel=False)
         traits.setdefault("connection_file", str(self.root / f"{secrets.token_hex(4)}.json"))
         return AsyncKernelManager(kernel_name=kernel_name, kernel_spec_manager=specs, **traits)
 
