@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterable
-from functools import wraps
+from functools import cached_property, wraps
 from http.client import responses
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tornado import web
 
 from . import creating, doctor, status
 from .errors import BadInputError, Ds01Error
+from .projects import Project, Projects
 from .provisioner import ProjectProvisioner
 from .request_body import TEXT, read_body
 from .text import clean
@@ -74,12 +76,22 @@ class Ds01Handler(APIHandler):
         self.set_header("Content-Type", "application/json")
         self.finish(json.dumps(value))
 
+    async def projects(self) -> Projects:
+        """Found in a thread: a home may be on a file system that makes one wait."""
+        return await asyncio.to_thread(self.workbench.projects)
+
+    async def project(self, name: str) -> Project:
+        return (await self.projects()).get(name)
+
     def located(self, project: status.ProjectStatus) -> dict[str, Any]:
         """The project with its folder as Jupyter's contents call it; None outside the server's root."""
-        root = Path(getattr(self.contents_manager, "root_dir", "/")).resolve()
-        path = Path(project.path)
+        root, path = self._root, Path(project.path)
         inside = path.relative_to(root).as_posix() if path.is_relative_to(root) else None
         return {**project.as_json(), "contents_path": inside}
+
+    @cached_property
+    def _root(self) -> Path:
+        return Path(getattr(self.contents_manager, "root_dir", "/")).resolve()
 
 
 class ProjectsHandler(Ds01Handler):
@@ -97,12 +109,12 @@ class ProjectsHandler(Ds01Handler):
                 "A project is made from a template or from another project, not both.",
                 remedy="Leave out 'template' or 'from'.",
             )
-        found = self.workbench.projects()
+        found = await self.projects()
         if "from" in wanted:
             text = creating.of_project(found, wanted["from"])
         else:
             text = creating.template(wanted.get("template", creating.TEMPLATE))
-        creating.create(found, wanted["name"], text)
+        await asyncio.to_thread(creating.create, found, wanted["name"], text)
         made = {project.name: project for project in await status.all_statuses(self.workbench)}
         self.set_status(201)
         self.answer(self.located(made[wanted["name"]]))
@@ -117,7 +129,7 @@ class ProjectHandler(Ds01Handler):
 class KernelsHandler(Ds01Handler):
     @permitted("read")
     async def get(self) -> None:
-        names = {str(project.path): project.name for project in self.workbench.projects().projects}
+        names = {str(project.path): project.name for project in (await self.projects()).projects}
         manager = self.kernel_manager
         kernels = {id_: manager.get_kernel(id_).provisioner for id_ in manager.list_kernel_ids()}
         self.answer(
@@ -138,7 +150,7 @@ class DoctorHandler(Ds01Handler):
     async def _host_notebooks(self, name: str) -> list[str]:
         """The project's notebooks whose Python kernels this server runs outside every container."""
         root = Path(getattr(self.contents_manager, "root_dir", "/"))
-        projects = self.workbench.projects()
+        projects = await self.projects()
         found = []
         sessions: Any = self.session_manager
         for session in await ensure_async(sessions.list_sessions()):

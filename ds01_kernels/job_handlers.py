@@ -19,7 +19,7 @@ from .workbench import Workbench
 class RecentJobsHandler(Ds01Handler):
     @permitted("read")
     async def get(self) -> None:
-        projects = self.workbench.projects().projects
+        projects = (await self.projects()).projects
         self.answer(
             [state.as_json() for state in await asyncio.to_thread(self.workbench.jobs.lately, projects)]
         )
@@ -28,19 +28,19 @@ class RecentJobsHandler(Ds01Handler):
 class JobsHandler(Ds01Handler):
     @permitted("read")
     async def get(self, name: str) -> None:
-        states = await asyncio.to_thread(self.workbench.jobs.all, self.workbench.projects().get(name))
+        states = await asyncio.to_thread(self.workbench.jobs.all, await self.project(name))
         self.answer([state.as_json() for state in states])
 
 
 class JobHandler(Ds01Handler):
     @permitted("read")
     async def get(self, name: str, job: str) -> None:
-        state = await asyncio.to_thread(self.workbench.jobs.get, self.workbench.projects().get(name), job)
+        state = await asyncio.to_thread(self.workbench.jobs.get, await self.project(name), job)
         self.answer(state.as_json())
 
     @permitted("execute")
     async def delete(self, name: str, job: str) -> None:
-        project = self.workbench.projects().get(name)
+        project = await self.project(name)
         state = await self.workbench.run(self.workbench.jobs.cancel(project, job))
         self.answer(state.as_json())
 
@@ -48,7 +48,7 @@ class JobHandler(Ds01Handler):
 class JobLogHandler(Ds01Handler):
     @permitted("read")
     async def get(self, name: str, job: str) -> None:
-        project, offset = self.workbench.projects().get(name), _offset(self.get_argument("offset", "0"))
+        project, offset = await self.project(name), _offset(self.get_argument("offset", "0"))
         text = await asyncio.to_thread(self.workbench.jobs.log, project, job, offset)
         self.answer(text.as_json())
 
@@ -57,14 +57,14 @@ class DeployHandler(Ds01Handler):
     @permitted("execute")
     async def post(self, name: str) -> None:
         read_body(self.request.body)
-        accept(self, await container_jobs.deploy(self.workbench, self.workbench.projects().get(name)))
+        accept(self, await container_jobs.deploy(self.workbench, await self.project(name)))
 
 
 class RetireHandler(Ds01Handler):
     @permitted("execute")
     async def post(self, name: str) -> None:
         force = read_body(self.request.body, {"force": FLAG}).get("force", False)
-        project = self.workbench.projects().get(name)
+        project = await self.project(name)
         accept(self, await container_jobs.retire(self.workbench, project, force=force))
 
 
@@ -72,14 +72,14 @@ class RestartHandler(Ds01Handler):
     @permitted("execute")
     async def post(self, name: str) -> None:
         read_body(self.request.body)
-        accept(self, await container_jobs.restart(self.workbench, self.workbench.projects().get(name)))
+        accept(self, await container_jobs.restart(self.workbench, await self.project(name)))
 
 
 class TerminalHandler(Ds01Handler):
     @permitted("execute")
     async def post(self, name: str) -> None:
         read_body(self.request.body)
-        project = self.workbench.projects().get(name)
+        project = await self.project(name)
         terminals = self.settings.get("terminal_manager")
         if terminals is None or not self.settings.get("terminals_available"):
             raise NotFoundError(

@@ -19,21 +19,21 @@ SUMS = {"sha256": TEXT, "result_sha256": TEXT}
 class PackagesHandler(Ds01Handler):
     @permitted("read")
     async def get(self, name: str) -> None:
-        project = self.workbench.projects().get(name)
+        project = await self.project(name)
         look = await self.workbench.run(self.workbench.drifts.look(project))
         self.answer(await asyncio.to_thread(look.as_json))
 
     @permitted("execute")
     async def post(self, name: str) -> None:
         wanted = read_body(self.request.body, {"specs": TEXTS}, required=("specs",))
-        project = self.workbench.projects().get(name)
+        project = await self.project(name)
         accept(self, await package_jobs.install(self.workbench, project, wanted["specs"]))
 
 
 class _PlanHandler(Ds01Handler):
     async def plan(self, name: str, wanted: dict[str, Any]) -> dict[str, Any]:
         """The preview's answer."""
-        project = self.workbench.projects().get(name)
+        project = await self.project(name)
         plan = await self.workbench.run(
             self.workbench.rebuilds.preview(project, wanted.get("packages"), pin=wanted.get("pin", True))
         )
@@ -47,7 +47,7 @@ class _PlanHandler(Ds01Handler):
 
     async def order(self, name: str, wanted: dict[str, Any]) -> Order:
         """What a request asks for. Raises `ConflictError` when the preview that it names no longer holds."""
-        project = self.workbench.projects().get(name)
+        project = await self.project(name)
         packages, pin = wanted.get("packages"), wanted.get("pin", True)
         plan = await self.workbench.run(self.workbench.rebuilds.preview(project, packages, pin=pin))
         check(plan, wanted["sha256"], wanted["result_sha256"])
@@ -76,7 +76,7 @@ class SaveHandler(_PlanHandler):
     @permitted("execute")
     async def post(self, name: str) -> None:
         wanted = read_body(self.request.body, {**CHOICE, **SUMS}, required=tuple(SUMS))
-        project = self.workbench.projects().get(name)
+        project = await self.project(name)
         order = await self.order(name, wanted)
         plan = await self.workbench.run(self.workbench.rebuilds.save(project, order))
         self.answer(plan.as_json())
@@ -87,7 +87,7 @@ class RebuildHandler(_PlanHandler):
     async def post(self, name: str) -> None:
         fields = {**CHOICE, **SUMS, "kernels": TEXTS}
         wanted = read_body(self.request.body, fields, required=(*SUMS, "kernels"))
-        project = self.workbench.projects().get(name)
+        project = await self.project(name)
         order = await self.order(name, wanted)
         accept(self, await package_jobs.rebuild(self.workbench, project, order))
 
@@ -96,14 +96,14 @@ class RollbackHandler(Ds01Handler):
     @permitted("execute")
     async def post(self, name: str) -> None:
         read_body(self.request.body)
-        accept(self, await package_jobs.rollback(self.workbench, self.workbench.projects().get(name)))
+        accept(self, await package_jobs.rollback(self.workbench, await self.project(name)))
 
 
 class RestoreHandler(Ds01Handler):
     @permitted("execute")
     async def post(self, name: str) -> None:
         read_body(self.request.body)
-        accept(self, await package_jobs.restore(self.workbench, self.workbench.projects().get(name)))
+        accept(self, await package_jobs.restore(self.workbench, await self.project(name)))
 
 
 class PruneHandler(Ds01Handler):

@@ -7,6 +7,7 @@ https://jupyter-client.readthedocs.io/en/stable/provisioning.html
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Any
@@ -38,10 +39,10 @@ class ProjectProvisioner(KernelProvisionerBase):
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
         if self._place is None:
-            self._place = self._choose(kwargs.get("cwd"))
+            self._place = await self._choose(kwargs.get("cwd"))
         return await self._place.pre_launch(**kwargs)
 
-    def _choose(self, cwd: str | os.PathLike[str] | None) -> KernelProvisionerBase:
+    async def _choose(self, cwd: str | os.PathLike[str] | None) -> KernelProvisionerBase:
         workbench = Workbench.open(log=self.log)
         given = {
             "kernel_id": self.kernel_id,
@@ -53,7 +54,12 @@ class ProjectProvisioner(KernelProvisionerBase):
         # Looked up at each start, since projects come, go and are mended meanwhile.
         if self.project:
             return ContainerProvisioner(workbench, lambda: workbench.projects().get(self.project), **given)
-        if is_python and cwd is not None and _is_owned(workbench, cwd):
+        # Not in the caller's loop: a home may be on a file system that makes one wait.
+        if (
+            is_python
+            and cwd is not None
+            and await workbench.run(asyncio.to_thread(_is_owned, workbench, cwd))
+        ):
             return ContainerProvisioner(workbench, lambda: _owner_of(workbench, cwd), **given)
         if is_python and not _is_host_allowed(workbench):
             return ContainerProvisioner(workbench, lambda: _refuse_host(workbench), **given)
@@ -135,7 +141,7 @@ class ProjectProvisioner(KernelProvisionerBase):
     async def load_provisioner_info(self, provisioner_info: dict[str, Any]) -> None:
         if self._place is None:
             self.project = provisioner_info.get("project", "")
-            self._place = self._choose(None)
+            self._place = await self._choose(None)
         await self._place.load_provisioner_info(provisioner_info)
 
 
