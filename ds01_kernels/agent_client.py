@@ -16,7 +16,7 @@ from typing import Any
 
 from .agent import protocol
 from .agent_calls import Calls
-from .agent_stream import CONNECT_LIMIT, AgentStream, Welcome, exit_of, field, reach
+from .agent_stream import CONNECT_LIMIT, AgentStream, Load, Welcome, exit_of, field, load_of, reach
 from .engine import Engine
 from .errors import AgentError, EngineError, KernelFailedError, ProtocolError
 from .exits import Cause, Exit, gone
@@ -229,7 +229,11 @@ class Agent:
 
     async def count_kernels(self) -> int:
         """How many kernels run in the container, of all clients. Raises `AgentError`."""
-        return int(field(await self.call(kind="count"), "kernels", int))
+        return (await self.load()).kernels
+
+    async def load(self) -> Load:
+        """What is on the container now. Raises `AgentError`."""
+        return load_of(await self.call(kind="count"))
 
     async def packages(self) -> protocol.Message:
         """What is installed in the container now: the message `listed`, unchecked. Raises `AgentError`."""

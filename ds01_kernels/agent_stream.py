@@ -26,7 +26,7 @@ CONNECT_LIMIT = 30.0
 REASON_LIMIT = 2.0
 REASON_LENGTH = 4096
 
-#: Bytes of memory that a container may claim to be limited to.
+#: Bytes of memory that a container may claim to be limited to, or to use.
 MOST_MEMORY = 1 << 60
 
 #: Runs the program in $1 with the interpreter in $2, or /usr/bin/python, or what `python` or `python3` is.
@@ -205,6 +205,21 @@ def exit_of(status: Any) -> Exit:
         min(max(field(status, "limit", int), 0), MOST_MEMORY),
         field(status, "heard", bool),
     )
+
+
+@dataclass(frozen=True)
+class Load:
+    """How many kernels run in a container, of all clients; and the bytes of memory in use there, or None."""
+
+    kernels: int
+    memory: int | None
+
+
+def load_of(message: Any) -> Load:
+    """From the message `counted`. Raises `ProtocolError`."""
+    memory = message.get("memory")
+    known = isinstance(memory, int) and 0 < memory <= MOST_MEMORY
+    return Load(field(message, "kernels", int), memory if known else None)
 
 
 def field(message: Any, name: str, kind: Any) -> Any:

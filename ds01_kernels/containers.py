@@ -195,13 +195,20 @@ async def run(engine: Engine, info: ContainerInfo) -> Running:
 
 
 async def create(
-    engine: Engine, project: Project, image: ImageInfo, settings: Settings, store: Path, *, beside: str = ""
+    engine: Engine,
+    project: Project,
+    image: ImageInfo,
+    settings: Settings,
+    store: Path,
+    *,
+    beside: str = "",
+    host: EngineInfo | None = None,
 ) -> ContainerInfo:
     """Make a container of that image: the project's one, or one beside it whose name ends in `beside`.
 
-    Raises `EngineError`.
+    `host` is what the engine is, where that is known. Raises `EngineError`.
     """
-    host = await engine.info()
+    host = host or await engine.info()
     sockets = SocketDirectory.new() if host.local else None
     person = person_in(host)
     try:

@@ -6,16 +6,17 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from . import containers, ipykernel_store
 from .agent.kernel import is_start_bound
 from .agent_client import Agent, Identity, KernelProcess, KernelRequest
+from .agent_stream import Load
 from .connection import SocketDirectory
 from .containers import IPYKERNEL, Running
-from .engine import ContainerInfo, Engine
+from .engine import ContainerInfo, Engine, EngineInfo
 from .errors import (
     AgentError,
     AgentLostError,
@@ -71,7 +72,7 @@ class Launcher:
     def __init__(self, engine: Engine, settings: Callable[[Project], Settings], identity: Identity) -> None:
         self.engine = engine
         self.locks = ProjectLocks()
-        #: Told of every container that was reached, and when something was installed in it.
+        #: Told of every container that was reached for its project, and when something was installed in it.
         self.noticed: Noticed = lambda project, info, agent, is_new: None
         #: Told when a container has come to run, or was removed.
         self.changed: Callable[[ContainerChanged], None] = lambda event: None
@@ -190,13 +191,13 @@ class Launcher:
         async with self.visit(info) as agent:
             return await agent.count_kernels()
 
-    async def look(self, info: ContainerInfo, python: str = "") -> tuple[Mapping[str, Any], int]:
-        """The interpreter's survey and the number of kernels of a running container. Raises the same.
+    async def look(self, info: ContainerInfo, python: str = "") -> tuple[Mapping[str, Any], Load]:
+        """The interpreter's survey of a running container, and what is on it now. Raises the same.
 
         `python` is the interpreter to prefer when no agent runs there yet.
         """
         async with self.visit(info, python) as agent:
-            return agent.survey, await agent.count_kernels()
+            return agent.survey, await agent.load()
 
     @asynccontextmanager
     async def visit(self, info: ContainerInfo, python: str = "") -> AsyncIterator[Agent]:
@@ -234,15 +235,18 @@ class Launcher:
         finally:
             await asyncio.shield(containers.retire(self.engine, info))
 
-    async def stand_by(self, project: Project, image_id: str, beside: str) -> Station:
+    async def stand_by(
+        self, project: Project, image_id: str, beside: str, host: EngineInfo | None = None
+    ) -> Station:
         """A container of that image beside the project's, up and ready for kernels.
 
-        Its name ends in `beside`. Raises the same. What is there then is the caller's to remove.
+        Its name ends in `beside`; `host` is what the engine is, where that is known. Raises the same. What is
+        there then is the caller's to remove, and what is installed in it the caller's to find out.
         """
         settings = await asyncio.to_thread(self._settings, project)
-        info = await self._create_beside(project, image_id, settings, beside)
+        info = await self._create_beside(project, image_id, settings, beside, host)
         running = replace(await containers.run(self.engine, info), is_new=True)
-        station = await self._station(project, running, settings.python)
+        station = await self._station(project, running, settings.python, is_noticed=False)
         await self._prepare(station, curve=False)
         return station
 
@@ -253,20 +257,27 @@ class Launcher:
             info = await self.engine.container(container)
             if info is None:
                 return True
-            if containers.is_current(info) or (info.running and not await self._is_idle(info)):
-                return False
+            # One that ends at this moment is being removed by somebody else: to join in is to wait for that.
+            with suppress(ContainerExitedError):
+                if containers.is_current(info) or (info.running and not await self._is_idle(info)):
+                    return False
             await containers.retire(self.engine, info)
             self._retiring.pop(container, None)
             return True
 
     async def _create_beside(
-        self, project: Project, image_id: str, settings: Settings, beside: str
+        self,
+        project: Project,
+        image_id: str,
+        settings: Settings,
+        beside: str,
+        host: EngineInfo | None = None,
     ) -> ContainerInfo:
         image = await self.engine.image(image_id)
         if image is None:
             raise NotBuiltError(f"There is no image {image_id} any more.", remedy="Build it again.")
         store = await asyncio.to_thread(ipykernel_store.store_root)
-        return await containers.create(self.engine, project, image, settings, store, beside=beside)
+        return await containers.create(self.engine, project, image, settings, store, beside=beside, host=host)
 
     async def close(self) -> None:
         """End our kernels and leave the agents."""
@@ -287,7 +298,9 @@ class Launcher:
             log.warning("The container %s is kept, since its agent does not answer: %s", info.name, error)
             return False
 
-    async def _station(self, project: Project, running: Running, python: str) -> Station:
+    async def _station(
+        self, project: Project, running: Running, python: str, *, is_noticed: bool = True
+    ) -> Station:
         known = self._stations.get(running.info.id)
         if known is not None and known.agent.lost is None:
             # It may have got another name since.
@@ -319,7 +332,8 @@ class Launcher:
             id_: station for id_, station in self._stations.items() if station.agent.lost is None
         }
         station = self._stations[running.info.id] = Station(running, agent)
-        self.noticed(project, running.info, agent, running.is_new)
+        if is_noticed:
+            self.noticed(project, running.info, agent, running.is_new)
         self.changed(ContainerChanged(project.name, running.info.name, "running"))
         return station
 

@@ -6,10 +6,11 @@ import asyncio
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from . import containers
-from .engine import ContainerInfo
+from .engine import ContainerInfo, GpuRequest
 from .errors import Ds01Error
 from .packages import Drift
 from .projects import Project, RejectedProject
@@ -46,7 +47,9 @@ class ProjectDetails(ProjectStatus):
     """The same with what takes a question to the engine or the agent.
 
     `kernels`: how many run in the container, of all clients; None when it does not run. `limits` in bytes and
-    CPUs.
+    CPUs. Of the container as it is: `created`, and `started` while it runs, in ISO 8601; `memory` while it
+    runs, in bytes, `used` and `limit`, None where that is not known or there is none; `gpus` that it was made
+    with, `count` (None: all) and `ids`.
     """
 
     built: bool = False
@@ -56,6 +59,10 @@ class ProjectDetails(ProjectStatus):
     kernels: int | None = None
     engine: Mapping[str, Any] = field(default_factory=dict)
     limits: Mapping[str, Any] = field(default_factory=dict)
+    created: str | None = None
+    started: str | None = None
+    memory: Mapping[str, int | None] | None = None
+    gpus: Mapping[str, Any] | None = None
 
 
 async def all_statuses(workbench: Workbench) -> list[ProjectStatus]:
@@ -63,7 +70,7 @@ async def all_statuses(workbench: Workbench) -> list[ProjectStatus]:
 
     An engine that is away, or a setting that cannot be used, becomes their `error`.
     """
-    found = workbench.projects()
+    found = await asyncio.to_thread(workbench.projects)
     known: dict[str, ContainerInfo] | None = None
     error = None
     if found.projects:
@@ -112,9 +119,9 @@ async def _ask(
     info = await containers.find(engine, project)
     image = await engine.image(project.image_name(os.getuid()))
     survey: Mapping[str, Any] = {}
-    kernels = None
+    load = None
     if info is not None and info.running:
-        survey, kernels = await workbench.launcher.look(info, settings.python)
+        survey, load = await workbench.launcher.look(info, settings.python)
     # So that what is recorded is how it is now.
     await workbench.drifts.look(project)
     known = {str(project.path): info} if info else {}
@@ -125,10 +132,23 @@ async def _ask(
         outdated=info is not None and bool(containers.outdated(info, image, settings)),
         python={key: survey[key] for key in ("executable", "version", "ipykernel")} if survey else None,
         pip=survey.get("pip"),
-        kernels=kernels,
+        kernels=load.kernels if load else None,
         engine={"name": host.name, "version": host.version, "cannot": dict(host.cannot)},
         limits=limits,
+        created=_iso(info.created) if info else None,
+        started=_iso(info.started) if info and info.running and info.started else None,
+        memory={"used": load.memory, "limit": info.memory} if info and load else None,
+        gpus=_gpus(info.gpus) if info and info.gpus else None,
     )
+
+
+def _iso(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="seconds")
+
+
+def _gpus(request: GpuRequest) -> dict[str, Any]:
+    count = None if request.count < 0 else len(request.ids) or request.count
+    return {"count": count, "ids": list(request.ids)}
 
 
 def _status(

@@ -172,7 +172,16 @@ class FakeEngine:
             raise ConflictError(f"The container name {spec.name} is already in use.")
         image_id = self._image_at(spec.image)
         made = datetime.now(UTC)
-        info = ContainerInfo(secrets.token_hex(32), spec.name, "created", image_id, spec.labels, made)
+        info = ContainerInfo(
+            secrets.token_hex(32),
+            spec.name,
+            "created",
+            image_id,
+            spec.labels,
+            made,
+            memory=spec.memory,
+            gpus=spec.gpus,
+        )
         self._containers[spec.name] = _Container(spec, info, dict(self._image_files[image_id]))
         return info
 

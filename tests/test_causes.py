@@ -563,7 +563,7 @@ def as_version_2(root: Path, kills: int, hits: int, limit: int) -> None:
     (root / "memory.max").write_text(f"{limit or 'max'}\n")
 
 
-@pytest.mark.parametrize(
+every_version = pytest.mark.parametrize(
     ("write", "groups"),
     [
         (as_version_1, "9:cpu:/docker/x\n4:memory:/docker/x\n0::/docker/x\n"),
@@ -572,6 +572,26 @@ def as_version_2(root: Path, kills: int, hits: int, limit: int) -> None:
         (as_version_2, "0::/../system.slice\n"),
     ],
 )
+
+
+@every_version
+def test_memory_in_use_is_without_the_cache_of_files(
+    tmp_path: Path, write: Callable[[Path, int, int, int], None], groups: str
+) -> None:
+    (tmp_path / "cgroup").write_text(groups)
+    watch = memory.Watch(str(tmp_path), str(tmp_path / "cgroup"))
+    assert watch.used() is None
+    write(tmp_path, 0, 0, 0)
+    if write is as_version_1:
+        (tmp_path / "memory" / "memory.usage_in_bytes").write_text("5000\n")
+        (tmp_path / "memory" / "memory.stat").write_text("inactive_file 1\ntotal_inactive_file 800\n")
+    else:
+        (tmp_path / "memory.current").write_text("5000\n")
+        (tmp_path / "memory.stat").write_text("anon 4000\ninactive_file 800\n")
+    assert watch.used() == 4200
+
+
+@every_version
 def test_one_kill_that_was_counted_explains_one_process(
     tmp_path: Path, write: Callable[[Path, int, int, int], None], groups: str
 ) -> None:

@@ -21,6 +21,7 @@ from ds01_kernels.engine import (
     ContainerInfo,
     ContainerSpec,
     Engine,
+    GpuRequest,
     Stream,
 )
 from ds01_kernels.engine.docker import DockerEngine
@@ -217,6 +218,19 @@ def test_container_belongs_to_its_image(lab: Lab) -> None:
     lab.run(flow)
 
 
+def test_what_a_container_was_made_with_is_told(lab: Lab) -> None:
+    async def flow(engine: Engine) -> None:
+        plain = await engine.create(lab.spec())
+        assert (plain.memory, plain.gpus) == (None, None)
+        asked = {"all": GpuRequest(-1), "two": GpuRequest(2), "named": GpuRequest(ids=("0", "1"))}
+        for name, gpus in asked.items():
+            made = await engine.create(lab.spec(name, memory=2**26, gpus=gpus))
+            assert (made.memory, made.gpus) == (2**26, gpus)
+            assert await engine.container(made.name) == made
+
+    lab.run(flow)
+
+
 def test_name_taken_is_a_conflict(lab: Lab) -> None:
     async def flow(engine: Engine) -> None:
         made = await engine.create(lab.spec())
@@ -374,15 +388,19 @@ def test_command_that_cannot_start_says_so_in_its_output(lab: Lab) -> None:
 def test_closing_a_stream_ends_reading_and_writing_only(lab: Lab) -> None:
     async def flow(engine: Engine) -> None:
         made = await lab.running()
-        stream = await engine.exec(made.name, ["sh", "-c", "sleep 1; exit 5"])
+        sign = f"/tmp/{lab.mark}"
+        waiting = f"until rm {sign} 2>/dev/null; do sleep 0.05; done; exit 5"
+        stream = await engine.exec(made.name, ["sh", "-c", waiting])
         await stream.close()
         await stream.close()
         assert await stream.read() == b""
         with pytest.raises(EngineError):
             await stream.write(b"x")
         assert await stream.exit_code() is None
-        await asyncio.sleep(1.5)
-        assert await stream.exit_code() == 5
+        await outcome(await engine.exec(made.name, ["touch", sign]))
+        while (code := await stream.exit_code()) is None:
+            await asyncio.sleep(0.05)
+        assert code == 5
 
     lab.run(flow)
 
@@ -592,7 +610,7 @@ def test_build_needs_its_base_image(yard: Lab, tmp_path: Path) -> None:
 
 
 def test_leaving_a_build_cancels_it(yard: Lab, tmp_path: Path) -> None:
-    text = f"FROM {BASE}\nLABEL {LABEL}={yard.mark}\nRUN sleep 2\nRUN true\n"
+    text = f"FROM {BASE}\nLABEL {LABEL}={yard.mark}\nRUN sleep 1\nRUN true\n"
 
     async def flow(engine: Engine) -> None:
         reference = yard.reference()
@@ -601,7 +619,8 @@ def test_leaving_a_build_cancels_it(yard: Lab, tmp_path: Path) -> None:
             if progress.line == 3:
                 break
         await build.aclose()  # type: ignore[attr-defined]
-        await asyncio.sleep(3)
+        # Nothing takes time in the fake.
+        await asyncio.sleep(0 if isinstance(engine, FakeEngine) else 2)
         assert await engine.image(reference) is None
 
     yard.run(flow)

@@ -159,7 +159,7 @@ def test_headers_are_what_the_email_parser_says(lines: list[str], newline: str) 
     with tempfile.NamedTemporaryFile() as file:
         Path(file.name).write_bytes(text.encode())
         if all(expected) and NAME.fullmatch(expected[0]):
-            assert read_metadata(file.name, is_folder=False) == (*expected, requires)
+            assert read_metadata(file.name, is_folder=False) == (*expected, requires, False)
         else:
             with pytest.raises(BrokenError, match=r"it has no|is none"):
                 read_metadata(file.name, is_folder=False)

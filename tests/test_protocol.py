@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from ds01_kernels.agent import loader, protocol
 from ds01_kernels.agent.protocol import MAX_FRAME, Data, Decoder, FramingError, Message, encode
 from ds01_kernels.agent_client import Agent, Identity, KernelRequest, Limits
-from ds01_kernels.agent_stream import programs
+from ds01_kernels.agent_stream import Load, load_of, programs
 from ds01_kernels.engine import ContainerSpec, Stream
 from ds01_kernels.errors import AgentError, AgentLostError, KernelFailedError, ProtocolError
 from ds01_kernels.testing import FakeEngine
@@ -526,7 +526,7 @@ def test_garbage_after_the_greeting_ends_it(parts: list[bytes]) -> None:
     converse(ScriptedStream([GREETING, *parts]), work=must_be_lost)
 
 
-ANSWERS = ("call", "kernel", "pid", "how", "note", "code", "detail", "message", "kernels")
+ANSWERS = ("call", "kernel", "pid", "how", "note", "code", "detail", "message", "kernels", "memory")
 wild_answers = st.builds(
     lambda kind, fields: {**fields, "kind": kind},
     st.sampled_from(["spawned", "ready", "exited", "adopted", "counted", "error", "welcome", "?"]),
@@ -546,6 +546,12 @@ def test_wild_answers_hang_nothing(wild: list[Message]) -> None:
             await agent.count_kernels()
 
     converse(ScriptedStream([GREETING, *map(encode, wild)]), work=work)
+
+
+@pytest.mark.parametrize("memory", [None, "1", -1, 0, 2**70, 1.5, [1]])
+def test_memory_in_use_that_cannot_be_is_not_told(memory: Any) -> None:
+    assert load_of({"kernels": 2, "memory": 2**20}) == Load(2, 2**20)
+    assert load_of({"kernels": 2, "memory": memory}) == Load(2, None)
 
 
 def test_an_agent_that_does_not_answer_is_an_error_and_not_a_hang() -> None:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -402,9 +403,14 @@ def test_a_project_is_told_in_full(site: Site, kernel: Kernel) -> None:
     assert running["python"]["executable"] == "/usr/bin/python"
     assert running["python"]["ipykernel"]
     assert (running["built"], running["outdated"], running["error"]) == (True, False, None)
+    created, started = (datetime.fromisoformat(running[key]) for key in ("created", "started"))
+    assert created <= started <= datetime.now(UTC)
+    assert 1 << 20 < running["memory"]["used"] < 1 << 40
+    assert (running["memory"]["limit"], running["gpus"]) == (None, None)
     unbuilt = site.server.get(f"ds01/projects/{site.house.folder('empty').name}")
     check("ProjectDetails", unbuilt)
     assert (unbuilt["built"], unbuilt["kernels"], unbuilt["python"]) == (False, None, None)
+    assert {unbuilt[key] for key in ("created", "started", "memory", "gpus")} == {None}
     assert unbuilt["engine"]["name"] == "docker"
 
 

@@ -260,7 +260,8 @@ class Session:
 
     def on_count(self, client: Client, message: protocol.Message) -> None:
         kernels = self.agent.all_kernels()
-        self.send(kind="counted", call=message.get("call"), kernels=len(kernels), ids=kernels)
+        used = self.agent.memory.used()
+        self.send(kind="counted", call=message.get("call"), kernels=len(kernels), ids=kernels, memory=used)
 
     def on_packages(self, client: Client, message: protocol.Message) -> None:
         self._follow(self._list(message.get("call")))

@@ -25,9 +25,12 @@ _WANTED = {"name", "version", "requires-dist"}
 
 
 class Metadata(NamedTuple):
+    """`is_cut`: it requires more than that."""
+
     name: str
     version: str
     requires: List[str]
+    is_cut: bool = False
 
 
 class BrokenError(Exception):
@@ -37,23 +40,25 @@ class BrokenError(Exception):
 def read_metadata(path: str, is_folder: bool) -> Metadata:
     """Of a ``.dist-info`` or ``.egg-info``. Raises `BrokenError`."""
     try:
-        headers = _headers(_content(path, is_folder))
+        content = _content(path, is_folder)
         name, version = "", ""
         requires: List[str] = []
-        for header, value in headers:
+        is_cut = len(content) == LIMIT
+        for header, value in _headers(content):
             if header == "name":
                 name = name or value
             elif header == "version":
                 version = version or value
-            elif len(value) <= REQUIREMENT_LIMIT and len(requires) < REQUIREMENTS_LIMIT:
+            else:
                 requires.append(value)
         if not requires and is_folder and path.endswith((".egg-info", "EGG-INFO")):
-            requires = _egg_requires(path)
+            requires, is_cut = _egg_requires(path)
     except OSError as error:
         raise BrokenError("it cannot be read: %s" % (error.strerror or error)) from error
     except ValueError as error:
         raise BrokenError(str(error)) from error
-    return Metadata(_checked(name), _checked_version(version), requires)
+    kept = [one for one in requires if len(one) <= REQUIREMENT_LIMIT][:REQUIREMENTS_LIMIT]
+    return Metadata(_checked(name), _checked_version(version), kept, is_cut or len(kept) < len(requires))
 
 
 def _content(path: str, is_folder: bool) -> bytes:
@@ -112,16 +117,17 @@ def _checked_version(version: str) -> str:
     return version
 
 
-def _egg_requires(folder: str) -> List[str]:
+def _egg_requires(folder: str) -> Tuple[List[str], bool]:
+    """And whether there may be more."""
     # https://setuptools.pypa.io/en/latest/deprecated/python_eggs.html#requires-txt: sections are called
     # "extra:marker", either of which may be missing.
     try:
-        text = files.read(os.path.join(folder, "requires.txt"), FIRST).decode("utf-8", "replace")
+        content = files.read(os.path.join(folder, "requires.txt"), FIRST)
     except OSError:
-        return []
+        return [], False
     found: List[str] = []
     condition = ""
-    for line in map(str.strip, text.splitlines()):
+    for line in map(str.strip, content.decode("utf-8", "replace").splitlines()):
         if line.startswith("[") and line.endswith("]"):
             extra, _, marker = line[1:-1].partition(":")
             conditions = ["(%s)" % marker] if marker else []
@@ -129,7 +135,5 @@ def _egg_requires(folder: str) -> List[str]:
             condition = " and ".join(conditions)
         elif line and not line.startswith("#"):
             # The blank before the semicolon ends a URL.
-            requirement = "%s ; %s" % (line, condition) if condition else line
-            if len(requirement) <= REQUIREMENT_LIMIT and len(found) < REQUIREMENTS_LIMIT:
-                found.append(requirement)
-    return found
+            found.append("%s ; %s" % (line, condition) if condition else line)
+    return found, len(content) == FIRST

@@ -134,6 +134,8 @@ def _read(info: _Info, sites: Container[str], listing: Listing) -> Tuple[str, Pa
         "extras": [],
         "spec": "",
     }
+    if metadata.is_cut:
+        package["cut"] = True
     return normalised(metadata.name), package
 
 

@@ -24,7 +24,7 @@ adopt              client    call, kernel, client: the one that has it now
 adopted            agent     call, pid
 goodbye            client    its kernels are to end now
 count              client    call
-counted            agent     call, kernels: of all clients, ids: theirs
+counted            agent     call, kernels: of all clients, ids: theirs, memory: bytes in use, or null
 replace            client    kernels [id], or null for all: they are to be restarted in another container
 replaced           agent     kernels [id]: those of them that are this client's
 packages           client    call

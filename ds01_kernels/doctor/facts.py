@@ -182,13 +182,13 @@ async def _contained(
 
 
 async def _inside(workbench: Workbench, info: ContainerInfo, python: str) -> Inside:
-    survey, kernels = await workbench.launcher.look(info, python)
+    survey, load = await workbench.launcher.look(info, python)
     engine, pip = workbench.engine, survey["pip"]
     is_pips = None
     if pip is not None and "py" in PurePosixPath(pip).name:
         is_pips = pip == survey["executable"]
         is_pips = is_pips or await _is_one_python(engine, info.id, survey["executable"], pip)
-    return Inside(survey, kernels, is_pips, await _shares_sockets(engine, info))
+    return Inside(survey, load.kernels, is_pips, await _shares_sockets(engine, info))
 
 
 async def _is_one_python(engine: Engine, container: str, one: str, other: str) -> bool:

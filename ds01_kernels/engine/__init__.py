@@ -185,6 +185,8 @@ class ImageInfo:
 
 @dataclass(frozen=True)
 class ContainerInfo:
+    """`memory` in bytes and `gpus` are what it was made with; None: no limit of its own, and no GPU."""
+
     id: str
     name: str
     state: ContainerState
@@ -194,6 +196,8 @@ class ContainerInfo:
     exit_code: int | None = None
     oom_killed: bool = False
     started: datetime | None = None
+    memory: int | None = None
+    gpus: GpuRequest | None = None
 
     @property
     def running(self) -> bool:

@@ -11,7 +11,14 @@ from docker import APIClient
 from docker.types import DeviceRequest, LogConfig
 from docker.types import Mount as DockerMount
 
-from ds01_kernels.engine import ContainerInfo, ContainerSpec, ContainerState, EngineInfo, ImageInfo
+from ds01_kernels.engine import (
+    ContainerInfo,
+    ContainerSpec,
+    ContainerState,
+    EngineInfo,
+    GpuRequest,
+    ImageInfo,
+)
 
 Answer = Mapping[str, Any]
 
@@ -42,6 +49,7 @@ def image_info(answer: Answer) -> ImageInfo:
 def container_info(answer: Answer) -> ContainerInfo:
     state = answer["State"]
     status = _STATES.get(str(state.get("Status", "")).lower(), "dead")
+    host = answer.get("HostConfig") or {}
     return ContainerInfo(
         id=answer["Id"],
         name=answer["Name"].lstrip("/"),
@@ -52,7 +60,16 @@ def container_info(answer: Answer) -> ContainerInfo:
         exit_code=state.get("ExitCode") if status in ("exited", "dead") else None,
         oom_killed=bool(state.get("OOMKilled")),
         started=_moment(state.get("StartedAt")),
+        memory=int(host.get("Memory") or 0) or None,
+        gpus=_gpus(host.get("DeviceRequests")),
     )
+
+
+def _gpus(requests: list[Answer] | None) -> GpuRequest | None:
+    for request in requests or ():
+        if any("gpu" in together for together in request.get("Capabilities") or ()):
+            return GpuRequest(int(request.get("Count") or 0), tuple(request.get("DeviceIDs") or ()))
+    return None
 
 
 def engine_info(

@@ -1,7 +1,8 @@
 """What is installed, and how a container differs from its image: values, nothing read or run.
 
 ``Installed`` is what the agent lists, or what was kept of that; ``Drift.between`` compares an image's with a
-container's, and ``requirement`` says how one of its items is written into a Dockerfile.
+container's, ``requirement`` says how one of its items is written into a Dockerfile, and ``breakages`` what in
+a list does not fit together.
 
 What leads in a drift is what the user asked for. pip and uv mark that (``REQUESTED``); with other installers
 (conda, the distribution, none) a package that nothing else requires counts as asked for. Below it stand its
@@ -12,6 +13,7 @@ and what moves a cursor replaced. A text that was cut ends in ``…`` and one th
 character, so that neither passes for a version or an address.
 """
 
+from .breakages import UnclearError, breakages
 from .drift import Drift
 from .installed import Broken, Installed, Origin, Package
 from .item import Dependency, Item, requirement
@@ -24,5 +26,7 @@ __all__ = [
     "Item",
     "Origin",
     "Package",
+    "UnclearError",
+    "breakages",
     "requirement",
 ]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,19 @@ from typing import Any
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.session import new_id_bytes
 
-from ..agent_client import KernelProcess, KernelRequest
+from ..agent.protocol import Message
+from ..agent_client import Agent, KernelProcess, KernelRequest
 from ..connection import PORTS, inside
-from ..drifts import listed
 from ..engine import Engine
 from ..errors import AgentError, CheckFailedError, KernelFailedError
 from ..installing import run
 from ..launch import Station
-from ..packages import Installed
+from ..packages import Installed, UnclearError, breakages
 from ..requirement import read_requirement
 from ..text import clean
 from ..variables import WORKSPACE, Variables
+
+log = logging.getLogger("ds01_kernels")
 
 #: Seconds for a new kernel to answer.
 ANSWER_LIMIT = 60.0
@@ -31,8 +34,8 @@ ANSWER_LIMIT = 60.0
 PIP_LIMIT = 120.0
 NO_PIP = "No module named pip"
 
-#: A running container with the packages that kernels have now; None where there is no image yet.
-Before = Callable[[], AbstractAsyncContextManager[str | None]]
+#: The agent of a running container with the packages that kernels have now; None where there is no image yet.
+Before = Callable[[], AbstractAsyncContextManager[Agent | None]]
 
 
 async def check(engine: Engine, station: Station, wanted: Sequence[str], before: Before) -> Installed:
@@ -41,13 +44,13 @@ async def check(engine: Engine, station: Station, wanted: Sequence[str], before:
     `wanted` are requirements. What does not fit together `before` need not in the new one. Raises
     `CheckFailedError` with what is wrong.
     """
-    looks = [
-        asyncio.create_task(_check_kernel(station)),
-        asyncio.create_task(_check_dependencies(engine, station, before)),
-    ]
+    looks = [asyncio.create_task(_check_kernel(station))]
     try:
-        installed = await listed(station.agent)
+        message = await station.agent.packages()
+        # In a thread: a hostile list takes seconds to read.
+        installed = await asyncio.to_thread(Installed.from_message, message)
         _check_packages(installed, wanted)
+        looks.append(asyncio.create_task(check_dependencies(engine, station.agent, message, before)))
         await asyncio.gather(*looks)
     finally:
         for look in looks:
@@ -72,12 +75,15 @@ def _check_packages(installed: Installed, wanted: Sequence[str]) -> None:
             )
 
 
-async def _check_dependencies(engine: Engine, station: Station, before: Before) -> None:
-    python = station.agent.survey["executable"]
-    problems = await _problems(engine, station.running.info.id, python)
-    if problems:
-        async with before() as container:
-            problems -= await _problems(engine, container, python) if container else set()
+async def check_dependencies(engine: Engine, agent: Agent, message: Message, before: Before) -> None:
+    async def read(one: Agent) -> frozenset[str]:
+        return await asyncio.to_thread(breakages, message if one is agent else await one.packages())
+
+    try:
+        problems = await _new_problems(read, agent, before)
+    except UnclearError as error:
+        log.info("Whether packages fit together is left to pip: %s", error)
+        problems = await _new_problems(lambda one: _asked_of_pip(engine, one), agent, before)
     if problems:
         first, *more = sorted(problems)
         rest = f" (and {len(more)} more)" if more else ""
@@ -87,17 +93,33 @@ async def _check_dependencies(engine: Engine, station: Station, before: Before) 
         )
 
 
-async def _problems(engine: Engine, container: str, python: str) -> set[str]:
+async def _new_problems(
+    problems: Callable[[Agent], Awaitable[frozenset[str]]], agent: Agent, before: Before
+) -> frozenset[str]:
+    """Those with the packages there that are not with those `before`, told in the same way."""
+    found = await problems(agent)
+    if not found:
+        return found
+    try:
+        async with before() as old:
+            return found - await problems(old) if old is not None else found
+    except AgentError as error:
+        log.info("How packages fitted together before is not known: %s", error)
+        return found
+
+
+async def _asked_of_pip(engine: Engine, agent: Agent) -> frozenset[str]:
     """The lines of ``pip check``; none where there is no pip."""
     said: list[str] = []
-    argv = [python, "-m", "pip", "--disable-pip-version-check", "check"]
+    argv = [agent.survey["executable"], "-m", "pip", "--disable-pip-version-check", "check"]
     try:
         async with asyncio.timeout(PIP_LIMIT):
-            code = await run(engine, container, argv, Variables({}, {}), said.append)
+            code = await run(engine, agent.container, argv, Variables({}, {}), said.append)
     except TimeoutError:
         raise CheckFailedError(f"`pip check` did not end within {PIP_LIMIT:.0f} s.") from None
     text = clean("".join(said), colours=False)
-    return set() if code == 0 or NO_PIP in text else {line for line in text.splitlines() if line.strip()}
+    lines = (line for line in text.splitlines() if line.strip())
+    return frozenset() if code == 0 or NO_PIP in text else frozenset(lines)
 
 
 async def _check_kernel(station: Station) -> None:

@@ -11,10 +11,11 @@ from dataclasses import replace
 from typing import TypeVar
 
 from .. import containers, images
+from ..agent_client import Agent
 from ..drifts import Drifts
-from ..engine import ContainerInfo, Engine
+from ..engine import ContainerInfo, Engine, EngineInfo
 from ..errors import ConflictError, Ds01Error
-from ..launch import STOP_GRACE, Launcher, Station
+from ..launch import STOP_GRACE, Launcher
 from ..projects import Project
 from ..settings import Settings
 from .checking import check
@@ -59,27 +60,35 @@ class Swaps:
     def _engine(self) -> Engine:
         return self._launcher.engine
 
-    async def swap(self, project: Project, exchange: Exchange, wanted: Sequence[str], report: Report) -> None:
-        """The new container beside the old one, and then in its place."""
-        if await self.stops_first(project):
-            await self._swap_stopped(project, exchange, wanted, report)
-            return
-        exchange, station = await self._try(project, exchange, wanted, report)
-        await through(self._swap_beside(project, exchange, station, report))
-
-    async def _swap_beside(
-        self, project: Project, exchange: Exchange, station: Station, report: Report
+    async def swap(
+        self,
+        project: Project,
+        exchange: Exchange,
+        wanted: Sequence[str],
+        report: Report,
+        host: EngineInfo | None = None,
     ) -> None:
+        """The new container beside the old one, and then in its place. `host`: the engine, if known."""
+        if await self.stops_first(project):
+            await self._swap_stopped(project, exchange, wanted, report, host)
+            return
+        exchange = await self._try(project, exchange, wanted, report, host)
+        await through(self._swap_beside(project, exchange, report))
+
+    async def _swap_beside(self, project: Project, exchange: Exchange, report: Report) -> None:
         report(Step("swap"))
         async with self._launcher.locks.hold(project.path):
             old = await self.carry_out(project, exchange)
         report(Step("restart"))
-        await self._look_again(project)
-        if old is not None:
-            await self._leave(project, old, exchange.kernels)
+        await asyncio.gather(self._leave(project, old, exchange.kernels), self._look_again(project))
 
     async def _swap_stopped(
-        self, project: Project, exchange: Exchange, wanted: Sequence[str], report: Report
+        self,
+        project: Project,
+        exchange: Exchange,
+        wanted: Sequence[str],
+        report: Report,
+        host: EngineInfo | None,
     ) -> None:
         """The same where there is no room for both: the old one is stopped first, and started again on
         failure."""
@@ -92,7 +101,7 @@ class Swaps:
             try:
                 if old is not None:
                     await through(self._engine.stop(old.id, STOP_GRACE))
-                exchange, _ = await self._try(project, exchange, wanted, report)
+                exchange = await self._try(project, exchange, wanted, report, host)
                 report(Step("swap"))
                 await through(self.carry_out(project, exchange))
             except BaseException:
@@ -100,9 +109,7 @@ class Swaps:
                     await through(self._start_again(project, old))
                 raise
         report(Step("restart"))
-        await self._look_again(project)
-        if old is not None:
-            await self._leave(project, old, exchange.kernels)
+        await asyncio.gather(self._leave(project, old, exchange.kernels), self._look_again(project))
 
     async def _check_consent(self, old: ContainerInfo, kernels: frozenset[str] | None) -> None:
         async with self._launcher.visit(old) as agent:
@@ -134,36 +141,44 @@ class Swaps:
         return ""
 
     async def _try(
-        self, project: Project, exchange: Exchange, wanted: Sequence[str], report: Report
-    ) -> tuple[Exchange, Station]:
-        """Have a container of the new image up, with a warm agent, and see that kernels can live in it."""
+        self,
+        project: Project,
+        exchange: Exchange,
+        wanted: Sequence[str],
+        report: Report,
+        host: EngineInfo | None,
+    ) -> Exchange:
+        """Have a container of the new image up, with a warm agent, and see that kernels can live in it.
+
+        The journal need not know of it yet: until the swap begins it is found by its name.
+        """
         report(Step("check"))
         image = exchange.new_image
         assert image is not None
-        station = await self._launcher.stand_by(project, image, f"next-{exchange.id}")
-        exchange = replace(exchange, new_container=station.running.info.id)
-        await self._journals.note(project, exchange)
+        station = await self._launcher.stand_by(project, image, f"next-{exchange.id}", host)
         installed = await check(self._engine, station, wanted, lambda: self._before(project))
         await self._drifts.keep_image_set(project, image, installed)
-        return exchange, station
+        return replace(exchange, new_container=station.running.info.id)
 
     @asynccontextmanager
-    async def _before(self, project: Project) -> AsyncIterator[str | None]:
-        """A running container with the packages that kernels have now: the project's, or one on trial."""
+    async def _before(self, project: Project) -> AsyncIterator[Agent | None]:
+        """In a running container with the packages that kernels have now: the project's, or one on trial."""
         info = await containers.find(self._engine, project)
         if info is not None and info.running:
-            yield info.id
+            async with self._launcher.visit(info) as agent:
+                yield agent
         elif (image_id := await self._launcher.image_id(project)) is not None:
             async with self._launcher.trial(project, image_id) as agent:
-                yield agent.container
+                yield agent
         else:
             yield None
 
     async def carry_out(self, project: Project, exchange: Exchange) -> ContainerInfo | None:
         """The container that the new one took the place of."""
         latest = project.image_name(os.getuid())
-        image = await self._engine.image(latest)
-        older = await self._engine.image(images.beside(latest, "previous"))
+        image, older = await asyncio.gather(
+            self._engine.image(latest), self._engine.image(images.beside(latest, "previous"))
+        )
         old = await containers.find(self._engine, project) if exchange.new_container else None
         exchange = replace(
             exchange,
@@ -191,8 +206,12 @@ class Swaps:
         except Ds01Error as error:
             log.info("Kernels of a container that was replaced were not told: %s", error)
 
-    async def _leave(self, project: Project, old: ContainerInfo, kernels: frozenset[str] | None) -> None:
+    async def _leave(
+        self, project: Project, old: ContainerInfo | None, kernels: frozenset[str] | None
+    ) -> None:
         """The same, but wait for them. Raises nothing: all is exchanged."""
+        if old is None:
+            return
         try:
             info = await self._engine.container(old.id)
             if info is not None and info.running:

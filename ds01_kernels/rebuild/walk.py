@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from .. import images
 from ..drifts import Drifts
-from ..engine import Engine, ImageInfo
+from ..engine import Engine, EngineInfo, ImageInfo
 from ..errors import ConflictError, Ds01Error, EngineTimeoutError, NotBuiltError, NotFoundError
 from ..launch import Launcher
 from ..locks import AT_ONCE, of_rebuild
@@ -122,9 +122,9 @@ class Rebuilds:
         report = Walk(report)
         async with (
             self._launcher.idling.busy(project),
-            self._built(project, order, report) as (exchange, plan),
+            self._built(project, order, report) as (exchange, plan, host),
         ):
-            await self._swaps.swap(project, exchange, plan.install, report)
+            await self._swaps.swap(project, exchange, plan.install, report, host)
 
     async def update(
         self, project: Project, order: Order, report: Report, *, limit: float = BUSY_LIMIT
@@ -135,7 +135,7 @@ class Rebuilds:
         """
         report = Walk(report)
         async with (
-            self._built(project, order, report, limit) as (exchange, _),
+            self._built(project, order, report, limit) as (exchange, _, _),
             self._launcher.locks.hold(project.path),
         ):
             await through(self._swaps.carry_out(project, exchange))
@@ -215,16 +215,24 @@ class Rebuilds:
             saving.check(plan, *order.sums)
         return plan
 
+    async def _begun(self, project: Project, order: Order) -> tuple[Plan, EngineInfo]:
+        """The plan, and the engine: one that is away is told here, where there is nothing to be taken
+        back."""
+        asking = asyncio.ensure_future(self._engine.info())
+        try:
+            return await self._plan(project, order), await asking
+        finally:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+
     @asynccontextmanager
     async def _built(
         self, project: Project, order: Order, report: Report, limit: float = BUSY_LIMIT
-    ) -> AsyncIterator[tuple[Exchange, Plan]]:
+    ) -> AsyncIterator[tuple[Exchange, Plan, EngineInfo]]:
         """A candidate image of what the order asks for; what is not exchanged in the end is removed."""
         async with self._alone(project, limit):
             report(Step("edit"))
-            plan = await self._plan(project, order)
-            # An engine that is away is told here, where there is nothing to be taken back.
-            await self._engine.info()
+            plan, host = await self._begun(project, order)
             identity = secrets.token_hex(4)
             candidate = images.beside(project.image_name(os.getuid()), f"candidate-{identity}")
             exchange = Exchange(
@@ -234,7 +242,7 @@ class Rebuilds:
             try:
                 report(Step("build"))
                 image = await self._build(project, plan, candidate, order, report)
-                yield replace(exchange, new_image=image.id), plan
+                yield replace(exchange, new_image=image.id), plan, host
             except BaseException:
                 await through(self._abandon(project))
                 raise
