@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from jupyter_events import EventLogger
 from jupyter_server.gateway.gateway_client import GatewayClient
 from jupyter_server.serverapp import ServerApp
+from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 from tornado.ioloop import IOLoop
 from traitlets.config import Config
 from traitlets.utils.importstring import import_item
@@ -24,12 +25,14 @@ from .errors import Ds01Error
 from .events import SCHEMA_FILES, Event
 from .handlers import routes
 from .kernelspecs import PROVISIONER, with_projects
-from .server_kernels import ServerKernels
+from .server_kernels import ServerKernels, ending_started
 from .workbench import Workbench
 
 #: Seconds between Jupyter's looks at a kernel. Ours answers from what the agent has told, so a look costs
 #: nothing.
 TIME_TO_DEAD = 0.5
+
+_Class = TypeVar("_Class")
 
 
 def link(server: ServerApp) -> None:
@@ -48,12 +51,16 @@ def link(server: ServerApp) -> None:
         # Here for the admin; whoever starts a kernel is told in the notebook.
         server.log.error("ds01-kernels: no kernel of a project can start. %s", error.sentence)  # noqa: TRY400
     try:
-        specs = with_projects(_kernelspecs_class(server), workbench.projects)
+        specs = with_projects(
+            _class(server, "kernel_spec_manager_class", KernelSpecManager), workbench.projects
+        )
         server.kernel_spec_manager_class = specs
         # Extensions linked after us may add to the configuration (JupyterLab does): all of it applies again.
         server.config.ServerApp.kernel_spec_manager_class = specs
     except Ds01Error as error:
         server.log.error("ds01-kernels: projects are not offered as kernels. %s", error.sentence)  # noqa: TRY400
+    kernels = ending_started(_class(server, "kernel_manager_class", AsyncMappingKernelManager))
+    server.kernel_manager_class = server.config.ServerApp.kernel_manager_class = kernels
     _default(server.config, "KernelProvisionerFactory", "default_provisioner_name", PROVISIONER)
     _default(server.config, "KernelRestarter", "time_to_dead", TIME_TO_DEAD)
     # It may have been made before us, when kernelspecs were looked at.
@@ -93,10 +100,10 @@ def _emitter(bus: EventLogger, loop: IOLoop) -> Callable[[Event], None]:
     return emit
 
 
-def _kernelspecs_class(server: ServerApp) -> type[KernelSpecManager]:
+def _class(server: ServerApp, name: str, default: type[_Class]) -> type[_Class]:
     # Not the trait's own default: that one asks for things which the server does not have yet.
-    configured = server.config.ServerApp.get("kernel_spec_manager_class", KernelSpecManager)
-    found: type[KernelSpecManager] = import_item(configured) if isinstance(configured, str) else configured
+    configured = server.config.ServerApp.get(name, default)
+    found: type[_Class] = import_item(configured) if isinstance(configured, str) else configured
     return found
 
 

@@ -1,19 +1,24 @@
-"""The kernels of this Jupyter server that run in containers: which they are, and their restarts."""
+"""The kernels of this Jupyter server: which run in containers, their restarts, and their ends."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import types
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from jupyter_core.utils import ensure_async
+from jupyter_server.services.kernels.kernelmanager import MappingKernelManager
 
 from .projects import Project
 from .provisioner import ProjectProvisioner
 
 log = logging.getLogger("ds01_kernels")
+
+#: Seconds between two looks at whether a kernel has started.
+_PAUSE = 0.02
 
 
 @dataclass(frozen=True)
@@ -79,3 +84,24 @@ class ServerKernels:
             await ensure_async(self._kernels.restart_kernel(kernel_id))
         finally:
             self._restarting.discard(kernel_id)
+
+
+def ending_started(parent: type[MappingKernelManager]) -> type[MappingKernelManager]:
+    """A subclass that ends a kernel only when it does not just start.
+
+    While Jupyter starts one again, its end would be an `InvalidStateError`: the kernel would go on, and a
+    server that is being stopped would never end. With a container to be made that is seconds.
+    https://github.com/jupyter/jupyter_client/blob/v8.10.0/jupyter_client/multikernelmanager.py#L320
+    """
+
+    async def shut_down(self: Any, kernel_id: str, now: bool = False, restart: bool = False) -> None:
+        known = kernel_id in self
+        # Each start has a limit, and one that fails is done as well. A restart makes another future.
+        while kernel_id in self and not self.get_kernel(kernel_id).ready.done():  # noqa: ASYNC110
+            await asyncio.sleep(_PAUSE)
+        if kernel_id in self or not known:
+            end: Any = parent._async_shutdown_kernel
+            await end(self, kernel_id, now=now, restart=restart)
+
+    body = {"_async_shutdown_kernel": shut_down, "shutdown_kernel": shut_down}
+    return types.new_class("EndingStartedKernels", (parent,), exec_body=lambda made: made.update(body))

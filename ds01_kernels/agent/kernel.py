@@ -9,6 +9,7 @@ import socket
 import struct
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Dict, List
 
@@ -110,7 +111,27 @@ def _run(request: Request, line: socket.socket) -> None:
     line.sendall(READY)
     line.close()
     notices.attach(app.shell)
+    _say_idle_once_started(app.kernel)
     app.start()
+
+
+def _say_idle_once_started(kernel: Any) -> None:
+    """After it has said that it is starting: ipykernel leaves that to the first request.
+
+    A page that was there all along, when a rebuild or another page restarts the kernel, sends none of
+    those that it looks at, and would show a kernel that starts for ever.
+    https://github.com/jupyterlab/jupyterlab/blob/v4.4.0/packages/services/src/kernel/default.ts (`status`)
+    """
+    start = kernel.start
+
+    def started() -> Any:
+        outcome = start()
+        with suppress(AttributeError):
+            idle = {"execution_state": "idle"}
+            kernel.session.send(kernel.iopub_socket, "status", idle, ident=kernel._topic("status"))
+        return outcome
+
+    kernel.start = started
 
 
 def _become_child_of(agent: int) -> None:
