@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import nbformat
 import pytest
 from servers import LIMIT, TOKEN, House, Server
+from still_network import a_still_network
 
 ROOT = Path(__file__).parent.parent
 BUILT = ROOT / "ds01_kernels" / "labextension"
@@ -23,6 +25,8 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 
 #: Milliseconds, as Playwright counts.
 WAIT = LIMIT * 1000
+
+THEMES = ("JupyterLab Light", "JupyterLab Dark", "JupyterLab Dark High Contrast")
 
 #: With this, pages have `jupyterapp`; nothing asks for news.
 SETTINGS = "c.LabApp.expose_app_in_browser = True\n"
@@ -75,8 +79,19 @@ def a_browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     program = next(filter(None, map(shutil.which, CHROMIUM)))
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        a_still_network() as network,
+        sync_playwright() as playwright,
+    ):
+        flags = FLAGS
+        if network:
+            program, inside = Path(folder, "chromium"), f"nsenter --net={network.path} {program}"
+            program.write_text(f'#!/bin/sh\nexec {inside} "$@"\n')
+            program.chmod(0o700)
+            # Without the last it would look for 127.0.0.1 itself.
+            flags = [*FLAGS, f"--proxy-server={network.proxy}", "--proxy-bypass-list=<-loopback>"]
+        browser = playwright.chromium.launch(executable_path=program, args=flags)
         try:
             yield browser
         finally:
@@ -97,10 +112,14 @@ class Lab:
     def open(self, path: str = "", *, reset: bool = True) -> None:
         where = f"lab/tree/{path}" if path else "lab"
         self.page.goto(f"{self.server.url}{where}?token={TOKEN}{'&reset' if reset else ''}")
-        self.page.wait_for_selector("#jupyterlab-splash", state="detached")
+        self.page.wait_for_function("window.jupyterapp !== undefined")
         self.page.evaluate("jupyterapp.restored.then(() => true)")
+        self.page.wait_for_selector("#jupyterlab-splash", state="detached")
         if path.endswith(".ipynb"):
             self.page.wait_for_selector(".jp-Notebook .jp-Cell")
+        elif not path and reset:
+            # When it comes it takes the focus, and what is typed.
+            self.page.wait_for_selector(".jp-Launcher .jp-LauncherCard")
 
     def run_cell(self, number: int) -> None:
         """Run that cell, from 0, and wait until it is done and the kernel idle."""
@@ -120,6 +139,14 @@ class Lab:
 
     def execute(self, command: str, **args: Any) -> None:
         self.page.evaluate("([id, args]) => void jupyterapp.commands.execute(id, args)", [command, args])
+
+    def refresh(self) -> None:
+        """Have all that is known of the projects read anew, and wait for that."""
+        self.page.evaluate("jupyterapp.commands.execute('ds01-kernels:refresh')")
+
+    def use_theme(self, theme: str) -> None:
+        self.execute("apputils:change-theme", theme=theme)
+        self.page.wait_for_selector(f"body[data-jp-theme-name='{theme}']", state="attached")
 
     def see(self, text: str) -> None:
         """Wait until that text can be seen."""

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import forked
 import requests
 import websocket
 import yaml
@@ -108,9 +109,19 @@ class House:
             cwd=self.root,
         )
 
-    def ds01(self, *words: str, **more: Any) -> subprocess.CompletedProcess[str]:
-        """``jupyter ds01`` with these words."""
-        return self.run("-m", "ds01_kernels.app", *words, **more)
+    def ds01(
+        self,
+        *words: str,
+        stdin: str | None = None,
+        env: Mapping[str, str] | None = None,
+        limit: float = LIMIT,
+    ) -> subprocess.CompletedProcess[str]:
+        """``jupyter ds01`` with these words, otherwise like `run`."""
+        if self.command != (sys.executable,):
+            return self.run("-m", "ds01_kernels.app", *words, stdin=stdin, env=env, limit=limit)
+        return forked.ds01(
+            words, stdin=stdin or "", env={**self.env, **(env or {})}, cwd=self.root, limit=limit
+        )
 
     def with_variables(self, **env: str) -> House:
         return replace(self, env={**self.env, **env})

@@ -17,6 +17,7 @@ from servers import House, a_house
 from ds01_kernels import containers
 from ds01_kernels.agent_client import Identity
 from ds01_kernels.engine import ContainerSpec, Engine
+from ds01_kernels.errors import AgentError, ContainerExitedError, Ds01Error
 from ds01_kernels.housekeeping import Housekeeping
 from ds01_kernels.launch import Launcher
 from ds01_kernels.locks import of_rebuild
@@ -148,6 +149,27 @@ def test_only_replaced_containers_go_when_a_server_starts(yard: Yard) -> None:
         assert left == [own, f"{own}.next-0123abcd", f"{own}.old-mine"]
 
     run(begun)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_gone"),
+    [
+        (ContainerExitedError("Somebody is just removing it."), True),
+        (AgentError("It does not answer."), False),
+    ],
+)
+def test_a_container_that_ends_meanwhile_is_waited_for(yard: Yard, error: Ds01Error, is_gone: bool) -> None:
+    """Where no agent can be reached in one that runs on, kernels may be in it."""
+
+    async def retired() -> None:
+        latest = yard.engine.add_image(yard.project.image_name(os.getuid()), labels=yard.labels)
+        name = await yard.container(f"{yard.project.container_name(os.getuid())}.old-0123abcd", latest.id)
+        await yard.engine.start(name)
+        yard.engine.fail_next("exec", error)
+        assert await yard.launcher.retire_if_idle(name) == is_gone
+        assert (await yard.engine.container(name) is None) == is_gone
+
+    run(retired)
 
 
 @pytest.fixture

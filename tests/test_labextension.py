@@ -72,6 +72,7 @@ def test_two_clicks_make_a_package_permanent(site: Site, lab: Lab) -> None:
     assert "/usr/bin/python" in lab.output(1)
     lab.page.locator(BADGE, has_text="1").wait_for()
     lab.shoot("toolbar")
+    assert_told_where_the_pointer_rests(site, lab)
 
     lab.page.click(BUTTON)
     lab.page.locator(".jp-ds01-Diff", has_text="six==").wait_for()
@@ -84,6 +85,10 @@ def test_two_clicks_make_a_package_permanent(site: Site, lab: Lab) -> None:
     lab.see(f"Rebuild: {name}: done")
     lab.shoot("done")
     assert '"six==' in dockerfile.read_text()
+    lab.execute("ds01-kernels:open-dockerfile", project=name)
+    lab.page.locator(".cm-line.jp-ds01-Managed", has_text="six==").wait_for()
+    lab.shoot("dockerfile")
+    lab.execute("docmanager:open", path=f"{name}/analysis.ipynb")
     # Nobody has touched the kernel: it is a new one, in the new container.
     lab.page.locator(f"{PLACE} >> text=running").wait_for()
     lab.page.wait_for_function(
@@ -93,6 +98,23 @@ def test_two_clicks_make_a_package_permanent(site: Site, lab: Lab) -> None:
     assert "NameError" in lab.output(2)
     lab.run_cell(1)
     assert "/usr/bin/python" in lab.output(1)
+
+
+def assert_told_where_the_pointer_rests(site: Site, lab: Lab) -> None:
+    """Image, age, memory and so on, asked for when it is wanted, and once."""
+    lab.asked.clear()
+    lab.page.hover(f"{PLACE} button")
+    card = lab.page.locator(".jp-ds01-Card")
+    card.filter(has_text="in use").wait_for()
+    assert [path.partition("?")[0] for path in lab.asked] == [f"projects/{site.thesis.name}"]
+    told = dict(zip(card.locator("dt").all_inner_texts(), card.locator("dd").all_inner_texts(), strict=True))
+    assert told["Image"] == site.thesis.image
+    assert {"Age", "Up for", "Memory", "Kernels"} <= set(told)
+    assert "GPUs" not in told, "the container has none"
+    assert lab.serious(".jp-ds01-Card") == []
+    lab.shoot("where")
+    lab.page.keyboard.press("Escape")
+    card.wait_for(state="detached")
 
 
 def test_a_failure_is_told_and_found_again_after_a_reload(site: Site, lab: Lab) -> None:
@@ -116,11 +138,17 @@ def test_a_failure_is_told_and_found_again_after_a_reload(site: Site, lab: Lab) 
         lab.toast("Rebuild", "failed").get_by_role("button", name="Show Log").click()
         lab.page.locator(".jp-ds01-LogText", has_text="sleep 8").wait_for()
         lab.page.locator(".jp-ds01-LogHead .jp-ds01-error", has_text=f"line {lines}").wait_for()
+        failed = lab.toast("Rebuild", "failed")
+        failed.get_by_role("button", name=f"Open Dockerfile at Line {lines}").wait_for()
         lab.see("Everything is as it was.")
         lab.page.locator(".jp-ds01-LogText", has_text="the-reason").wait_for()
         assert lab.serious(".jp-ds01-LogWidget") == []
         lab.shoot("failure")
         other.toast("Rebuild", "failed").wait_for()
+        lab.page.locator(".jp-ds01-LogHead").get_by_role("button", name=f"at Line {lines}").click()
+        cursor = "jupyterapp.shell.currentWidget.content.editor?.getCursorPosition?.().line"
+        lab.page.wait_for_function(f"{cursor} === {lines - 1}")
+        lab.execute("docmanager:open", path=f"{site.thesis.name}/analysis.ipynb")
     finally:
         other.page.close()
         dockerfile.write_text(before)
@@ -146,9 +174,26 @@ def test_a_host_kernel_is_marked(lab: Lab) -> None:
     lab.shoot("host")
 
 
+def test_the_panel_stands_where_the_settings_say(site: Site, lab: Lab) -> None:
+    settings = "lab/api/settings/@ds01/kernels:panel"
+    assert site.server.request("PUT", settings, {"raw": '{"area": "right"}'}).status_code == 204
+    try:
+        lab.open()
+        panel = "[...jupyterapp.shell.widgets('right')].some(one => one.id === 'ds01-kernels-panel')"
+        lab.page.wait_for_function(panel)
+    finally:
+        assert site.server.request("PUT", settings, {"raw": "{}"}).status_code == 204
+
+
 def test_a_new_notebook_gets_its_projects_kernel_without_a_question(site: Site, lab: Lab) -> None:
     lab.open()
     lab.page.wait_for_function("jupyterapp.serviceManager.kernelspecs.specs !== null")
+    lab.execute("filebrowser:go-to-path", path=site.thesis.name)
+    first = "document.querySelector('.jp-LauncherCard[data-category=Notebook]')?.title"
+    lab.page.wait_for_function(f"{first}?.startsWith('{site.thesis.name} ')")
+    # What the tests before this one have caused is told here too.
+    lab.page.add_style_tag(content=".Toastify { display: none }")
+    lab.shoot("launcher")
     lab.execute("notebook:create-new", cwd=site.thesis.name)
     lab.page.locator(f"{PLACE} >> text={site.thesis.container}").wait_for()
     assert lab.page.locator(".jp-Dialog").count() == 0
@@ -170,12 +215,20 @@ def test_the_panel_in_both_themes(site: Site, lab: Lab) -> None:
     lab.page.wait_for_selector("body[data-jp-theme-name='JupyterLab Light']", state="attached")
 
 
-def test_a_rebuild_can_be_asked_for_with_the_keyboard(site: Site, lab: Lab) -> None:
+def test_every_command_is_in_the_palette_and_a_rebuild_needs_no_mouse(site: Site, lab: Lab) -> None:
     lab.open(f"{site.thesis.name}/analysis.ipynb")
     lab.page.locator(f"{PLACE} >> text=running").wait_for()
     lab.page.keyboard.press("Control+Shift+c")
     lab.page.locator(".jp-ModalCommandPalette .lm-CommandPalette-input:focus").wait_for()
-    lab.page.keyboard.type("Containers Rebuild")
+    lab.page.keyboard.type("Containers")
+    item = ".jp-ModalCommandPalette .lm-CommandPalette-item"
+    lab.page.locator(f"{item} >> text=Refresh Projects").wait_for()
+    shown = lab.page.evaluate(f"[...document.querySelectorAll('{item}')].map(one => one.dataset.command)")
+    commands = set(lab.page.evaluate("jupyterapp.commands.listCommands()"))
+    ours = {command for command in commands if command.startswith("ds01-kernels:")}
+    assert len(ours) > 15
+    assert ours <= set(shown)
+    lab.page.keyboard.type(" Rebuild")
     lab.page.locator(".lm-CommandPalette-item.lm-mod-active", has_text="Rebuild…").wait_for()
     lab.page.keyboard.press("Enter")
     lab.page.wait_for_selector(".jp-Dialog")
@@ -189,12 +242,3 @@ def test_a_rebuild_can_be_asked_for_with_the_keyboard(site: Site, lab: Lab) -> N
     assert len(reached) >= 3, reached
     lab.page.keyboard.press("Escape")
     lab.page.wait_for_selector(".jp-Dialog", state="detached")
-
-
-def test_an_idle_page_asks_for_nothing(site: Site, lab: Lab) -> None:
-    lab.open(f"{site.thesis.name}/analysis.ipynb")
-    lab.page.locator(PLACE, has_text="/usr/bin/python").wait_for()
-    lab.page.wait_for_timeout(2000)
-    lab.asked.clear()
-    lab.page.wait_for_timeout(4000)
-    assert lab.asked == []

@@ -70,20 +70,25 @@ def _why_not() -> str:
 def python(user: pwd.struct_passwd) -> Iterator[list[str]]:
     """A command that the user may run: an interpreter like this one with its packages.
 
-    What lies in folders that only root may enter is copied out of them.
+    What lies in folders that only root may enter is shown, or copied, outside of them.
     """
     place = Path(tempfile.mkdtemp(prefix="ds01-python-")).resolve()
     place.chmod(0o755)
     try:
         yield _install(user, place)
     finally:
+        shown = [path for path in (*place.iterdir(), *place.glob("ours/*")) if path.is_mount()]
+        for path in shown:
+            subprocess.run(["umount", "--lazy", path], capture_output=True)
+        # What is shown here is this machine's own, and not to be removed.
+        assert not any(path.is_mount() for path in shown), f"{place} could not be taken down"
         shutil.rmtree(place)
 
 
 def _install(user: pwd.struct_passwd, place: Path) -> list[str]:
     base, command = Path(sys.base_prefix), [str(place / "venv" / "bin" / "python")]
     if not _is_readable(user, Path(os.path.realpath(sys.executable)), Path(os.__file__)):
-        base = _copy(base, place / "python", "site-packages", "test", "*.a", "include")
+        base = _outside(base, place / "python")
         # Its own libpython, if it has one, is looked for where it was installed.
         command = ["env", f"LD_LIBRARY_PATH={base / 'lib'}", *command]
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -91,10 +96,10 @@ def _install(user: pwd.struct_passwd, place: Path) -> list[str]:
     packages = [Path(sysconfig.get_path("purelib")), *map(Path, site.getsitepackages())]
     packages = [path for path in dict.fromkeys(packages) if path.is_dir()]
     if not _is_readable(user, *packages):
-        packages = [_copy(path, place / f"packages-{number}") for number, path in enumerate(packages)]
+        packages = [_outside(path, place / f"packages-{number}") for number, path in enumerate(packages)]
     ours = PACKAGE.parent
     if not _is_readable(user, PACKAGE):
-        ours = _copy(PACKAGE, place / "ours" / PACKAGE.name).parent
+        ours = _outside(PACKAGE, place / "ours" / PACKAGE.name).parent
     # addsitedir, unlike a plain line in a .pth file, reads the .pth files there.
     lines = [f"import site; site.addsitedir({str(path)!r})\n" for path in packages]
     inside = place / "venv" / "lib" / version / "site-packages"
@@ -108,9 +113,18 @@ def _is_readable(user: pwd.struct_passwd, *paths: Path) -> bool:
     return done.returncode == 0
 
 
-def _copy(source: Path, target: Path, *without: str) -> Path:
-    ignored = shutil.ignore_patterns("__pycache__", *without)
-    shutil.copytree(source, target, symlinks=True, ignore=ignored)
+def _outside(source: Path, target: Path) -> Path:
+    """What is in `source`, in `target`: the same files, not to be written to, or a copy that all may read."""
+    target.mkdir(parents=True)
+    closed = ["find", source, "!", "-type", "l", "!", "-perm", "-o+r", "-print", "-quit"]
+    if (
+        not subprocess.run(closed, capture_output=True, check=True).stdout
+        and subprocess.run(["mount", "--bind", source, target], capture_output=True).returncode == 0
+    ):
+        subprocess.run(["mount", "-o", "remount,bind,ro", target], check=True)
+        return target
+    # With what is compiled: the user could not keep that, and would compile it in every process.
+    shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
     subprocess.run(["chmod", "-R", "a+rX", target], check=True)
     return target
 
