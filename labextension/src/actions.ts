@@ -1,4 +1,5 @@
 import { Dialog, InputDialog, showDialog, showErrorMessage } from '@jupyterlab/apputils';
+import { DocumentWidget } from '@jupyterlab/docregistry';
 import type { TranslationBundle } from '@jupyterlab/translation';
 import type { CommandRegistry } from '@lumino/commands';
 import type { Action, IProject, IProjectsModel } from './tokens';
@@ -67,13 +68,22 @@ export class Actions {
     });
   }
 
-  async openDockerfile(project: IProject): Promise<void> {
+  /** `line` is where the cursor goes, from 1; 0: where it was. */
+  async openDockerfile(project: IProject, line: number): Promise<void> {
     await this.attempt(async () => {
       if (project.contents_path === null) {
         throw new Error(this.trans.__('%1 lies outside the folder that JupyterLab shows.', project.path));
       }
       const path = `${project.contents_path}/Dockerfile`;
-      await this.commands.execute('docmanager:open', { path, factory: 'Editor' });
+      const opened: unknown = await this.commands.execute('docmanager:open', { path, factory: 'Editor' });
+      if (line > 0 && opened instanceof DocumentWidget) {
+        const { content, context } = opened as DocumentWidget;
+        await context.ready;
+        // What was built may have been longer than what is there. The editor counts from 0.
+        const lines = context.model.toString().split('\n').length;
+        opened.setFragment(`#line=${Math.min(line, lines) - 1}`);
+        content.activate();
+      }
     });
   }
 

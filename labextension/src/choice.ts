@@ -20,6 +20,13 @@ export interface IRow {
   readonly isTicked: boolean;
 }
 
+/** How a choice begins: whether versions are written, and which kernels are ticked. */
+export interface IBeginning extends Readonly<Record<string, boolean | string>> {
+  readonly pin: boolean;
+  /** "idle", "all" or "none". */
+  readonly restart: string;
+}
+
 /** What the user chooses for a save or a rebuild, and the preview of exactly that. */
 export class Choice {
   private constructor(
@@ -28,17 +35,19 @@ export class Choice {
   ) {}
 
   /** Rejects with the server's `RequestError`. */
-  static async load(server: IServer, project: string): Promise<Choice> {
+  static async load(server: IServer, project: string, beginning = BEGINNING): Promise<Choice> {
     const made = new Choice(server, project);
+    const { pin, restart } = beginning;
+    made._pin = made._allPin = pin;
     [made._packages, made._preview] = await Promise.all([
       server.packages(project),
-      server.preview(project, { pin: true })
+      server.preview(project, { pin })
     ]);
     made._all = made._preview;
-    // What computes just now is lost by a restart; whoever wants that ticks it.
-    made._kernels = new Set(
-      made._preview.kernels.filter(({ state }) => state !== 'busy').map(({ id }) => id)
+    const ticked = made._preview.kernels.filter(
+      ({ state }) => restart === 'all' || (restart === 'idle' && state !== 'busy')
     );
+    made._kernels = new Set(ticked.map(({ id }) => id));
     return made;
   }
 
@@ -172,6 +181,9 @@ export class Choice {
   private _problem = '';
   private readonly _changed = new Signal<this, void>(this);
 }
+
+// What computes just now is lost by a restart; whoever wants that ticks it.
+const BEGINNING: IBeginning = { pin: true, restart: 'idle' };
 
 /** The name in a requirement, normalised. */
 export function nameIn(requirement: string): string {

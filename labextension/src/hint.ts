@@ -19,6 +19,7 @@ export class Hint extends Widget implements IRenderMime.IRenderer {
   constructor(
     private readonly model: IProjectsModel,
     private readonly commands: CommandRegistry,
+    private readonly hasButton: boolean,
     private readonly trans: TranslationBundle
   ) {
     super();
@@ -36,7 +37,7 @@ export class Hint extends Widget implements IRenderMime.IRenderer {
     const sentence = document.createElement('span');
     sentence.textContent = typeof said === 'string' ? said : '';
     this.node.replaceChildren(sentence);
-    if (missing !== null && this.model.find(missing.project) !== undefined) {
+    if (this.hasButton && missing !== null && this.model.find(missing.project) !== undefined) {
       this.node.append(this.button(missing), this._state);
       this._state.setAttribute('role', 'status');
       this.model.jobChanged.connect(this.onJob, this);

@@ -1,7 +1,8 @@
 import type { JupyterFrontEndPlugin } from '@jupyterlab/application';
-import { dockerfile, launcher } from './plugins/documents';
+import { dockerfile } from './plugins/dockerfile';
 import { hints } from './plugins/hints';
-import { current, model } from './plugins/model';
+import { launcher } from './plugins/launcher';
+import { commands, current, model } from './plugins/model';
 import { panel } from './plugins/panel';
 import { place } from './plugins/place';
 import { progress } from './plugins/progress';
@@ -10,6 +11,7 @@ import { rebuild } from './plugins/rebuild';
 const plugins: JupyterFrontEndPlugin<unknown>[] = [
   model,
   current,
+  commands,
   place,
   rebuild,
   progress,

@@ -2,20 +2,28 @@ import { Notification } from '@jupyterlab/apputils';
 import type { TranslationBundle } from '@jupyterlab/translation';
 import type { IStateDB } from '@jupyterlab/statedb';
 import type { CommandRegistry } from '@lumino/commands';
-import type { IJob, IProjectsModel } from './tokens';
+import type { Options } from './options';
+import type { Arguments, IJob, IProjectsModel } from './tokens';
 import { CommandIDs } from './tokens';
-import { failureOf, isFailure, isOver, phaseOf, titleOf } from './words';
+import { failureOf, isFailure, isOver, lineOf, phaseOf, titleOf } from './words';
 
 /** Under which the page's state keeps the jobs that have not ended. */
 const KEY = 'ds01-kernels:jobs';
 /** Milliseconds for which a success is shown. */
 const SHOWN = 8000;
 
+/** `notifications`: of which jobs there are any, "all", "failures" or "none"; `logs`: where logs are opened. */
+export interface INoteOptions extends Readonly<Record<string, string>> {
+  readonly notifications: string;
+  readonly logs: string;
+}
+
 /** One notification for each job, from its beginning, or this page's, to its end. */
 export class JobNotes {
   constructor(
     private readonly model: IProjectsModel,
     private readonly commands: CommandRegistry,
+    private readonly options: Options<INoteOptions>,
     private readonly trans: TranslationBundle,
     private readonly state: IStateDB | null
   ) {
@@ -47,6 +55,18 @@ export class JobNotes {
   }
 
   private show(job: IJob): void {
+    if (this.isWanted(job)) {
+      this.tell(job);
+    }
+    this.remember();
+  }
+
+  private isWanted(job: IJob): boolean {
+    const { notifications } = this.options.values;
+    return notifications === 'all' || (notifications === 'failures' && isFailure(job));
+  }
+
+  private tell(job: IJob): void {
     const shown = this.noteOf(job);
     const id = this._notes.get(job.id);
     const hasIt = id !== undefined && Notification.manager.has(id);
@@ -60,16 +80,20 @@ export class JobNotes {
     if (isOver(job)) {
       this._notes.delete(job.id);
     }
-    this.remember();
   }
 
   private noteOf(job: IJob): INote {
     const { trans } = this;
     const title = titleOf(job, trans);
     const log = this.action(trans.__('Show Log'), CommandIDs.showLog, job);
+    const place = lineOf(job, trans);
     if (isFailure(job)) {
       const message = `${trans.__('%1 failed.', title)} ${failureOf(job, trans)}`;
-      return { message, type: 'error', autoClose: false, actions: [log] };
+      const actions =
+        place === null
+          ? [log]
+          : [log, this.action(place.label, CommandIDs.openDockerfile, job, { line: place.line })];
+      return { message, type: 'error', autoClose: false, actions };
     }
     const message = `${title}: ${phaseOf(job, trans)}`;
     if (isOver(job)) {
@@ -92,13 +116,13 @@ export class JobNotes {
     return ended < this._since && !this._recalled.has(job.id);
   }
 
-  private action(label: string, command: string, job: IJob): Notification.IAction {
+  private action(label: string, command: string, job: IJob, more: Arguments = {}): Notification.IAction {
     return {
       label,
       callback: event => {
         // It goes on, and is still to be seen.
         event.preventDefault();
-        void this.commands.execute(command, { project: job.project, id: job.id });
+        void this.commands.execute(command, { project: job.project, id: job.id, ...more });
       }
     };
   }

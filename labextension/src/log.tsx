@@ -1,12 +1,15 @@
 import { Clipboard, MainAreaWidget, ReactWidget } from '@jupyterlab/apputils';
 import type { TranslationBundle } from '@jupyterlab/translation';
-import { copyIcon, InputGroup, stopIcon, ToolbarButtonComponent } from '@jupyterlab/ui-components';
+import type { LabIcon } from '@jupyterlab/ui-components';
+import { Button, copyIcon, InputGroup, stopIcon, ToolbarButtonComponent } from '@jupyterlab/ui-components';
+import type { CommandRegistry } from '@lumino/commands';
 import { Panel, Widget } from '@lumino/widgets';
 import React from 'react';
 import { Coalesced } from './coalesced';
 import { containerIcon } from './icons';
 import type { IJob, IProjectsModel } from './tokens';
-import { failureOf, isFailure, isOver, phaseOf, plain, titleOf } from './words';
+import { CommandIDs } from './tokens';
+import { failureOf, isFailure, isOver, lineOf, phaseOf, plain, titleOf } from './words';
 
 /** Pixels from the end within which a reader counts as following. */
 const NEAR = 40;
@@ -114,6 +117,7 @@ export class LogText extends Widget {
 export class LogPanel extends Panel {
   constructor(
     private readonly model: IProjectsModel,
+    commands: CommandRegistry,
     readonly project: string,
     readonly job: string,
     private readonly trans: TranslationBundle
@@ -121,7 +125,7 @@ export class LogPanel extends Panel {
     super();
     this.addClass('jp-ds01-Log');
     this.text = new LogText(trans.__('Log of %1', project));
-    this._head = new Head(trans);
+    this._head = new Head(commands, trans);
     this.addWidget(this._head);
     this.addWidget(this.text);
     model.jobChanged.connect(this.onJob, this);
@@ -181,7 +185,7 @@ export class LogPanel extends Panel {
 /** The panel with its tools. */
 export function logWidget(
   content: LogPanel,
-  cancel: () => void,
+  commands: CommandRegistry,
   trans: TranslationBundle
 ): MainAreaWidget<LogPanel> {
   const widget = new MainAreaWidget({ content });
@@ -191,35 +195,28 @@ export function logWidget(
   widget.title.closable = true;
   widget.addClass('jp-ds01-LogWidget');
   widget.toolbar.addItem('search', new Search(content.text, trans));
-  widget.toolbar.addItem(
-    'copy',
-    tool(
-      <ToolbarButtonComponent
-        icon={copyIcon}
-        label={trans.__('Copy')}
-        tooltip={trans.__('Copy the whole log')}
-        noFocusOnClick={false}
-        onClick={() => Clipboard.copyToSystem(content.text.text)}
-      />
-    )
+  const { project, job: id } = content;
+  const copy = tool(copyIcon, trans.__('Copy'), trans.__('Copy the whole log'), () =>
+    Clipboard.copyToSystem(content.text.text)
   );
-  widget.toolbar.addItem(
-    'cancel',
-    tool(
-      <ToolbarButtonComponent
-        icon={stopIcon}
-        label={trans.__('Cancel')}
-        tooltip={trans.__('Cancel what this log is about')}
-        noFocusOnClick={false}
-        onClick={cancel}
-      />
-    )
+  const cancel = tool(stopIcon, trans.__('Cancel'), trans.__('Cancel what this log is about'), () =>
+    commands.execute(CommandIDs.cancel, { project, id })
   );
+  widget.toolbar.addItem('copy', copy);
+  widget.toolbar.addItem('cancel', cancel);
   return widget;
 }
 
-function tool(button: React.ReactElement): Widget {
-  const widget = ReactWidget.create(button);
+function tool(icon: LabIcon, label: string, tooltip: string, run: () => unknown): Widget {
+  const widget = ReactWidget.create(
+    <ToolbarButtonComponent
+      icon={icon}
+      label={label}
+      tooltip={tooltip}
+      noFocusOnClick={false}
+      onClick={() => void run()}
+    />
+  );
   widget.addClass('jp-ToolbarButton');
   return widget;
 }
@@ -253,7 +250,10 @@ class Search extends ReactWidget {
 }
 
 class Head extends ReactWidget {
-  constructor(private readonly trans: TranslationBundle) {
+  constructor(
+    private readonly commands: CommandRegistry,
+    private readonly trans: TranslationBundle
+  ) {
     super();
     this.addClass('jp-ds01-LogHead');
   }
@@ -274,12 +274,22 @@ class Head extends ReactWidget {
       return <div role="alert">{this._problem}</div>;
     }
     const state = isOver(job) ? job.phase : 'running';
+    const place = isFailure(job) ? lineOf(job, this.trans) : null;
     return (
       <div role="status" data-state={state}>
         <strong>{titleOf(job, this.trans)}</strong> {phaseOf(job, this.trans)}
         {isFailure(job) && <p className="jp-ds01-error">{failureOf(job, this.trans)}</p>}
+        {place !== null && (
+          <Button small className="jp-mod-styled" onClick={() => void this.openAt(job.project, place.line)}>
+            {place.label}
+          </Button>
+        )}
       </div>
     );
+  }
+
+  private openAt(project: string, line: number): Promise<unknown> {
+    return this.commands.execute(CommandIDs.openDockerfile, { project, line });
   }
 
   private _job: IJob | null = null;

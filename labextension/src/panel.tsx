@@ -4,6 +4,7 @@ import { addIcon, Button, refreshIcon, ToolbarButtonComponent } from '@jupyterla
 import type { CommandRegistry } from '@lumino/commands';
 import React, { useState } from 'react';
 import { words } from './actions';
+import { useGrowing } from './growing';
 import { containerIcon } from './icons';
 import type { PanelModel } from './panelmodel';
 import { found } from './panelmodel';
@@ -47,7 +48,8 @@ function Projects(props: IProps): React.ReactElement {
   const { model, commands, trans } = props;
   const { projects, problem } = model.projects;
   const [sought, setSought] = useState('');
-  const shown = projects.filter(({ name }) => name.toLowerCase().includes(sought.toLowerCase()));
+  const inName = projects.filter(({ name }) => name.toLowerCase().includes(sought.toLowerCase()));
+  const [shown, end] = useGrowing<HTMLLIElement>(inName.length, sought);
   return (
     <>
       <div className="jp-ds01-Panel-header">
@@ -84,9 +86,10 @@ function Projects(props: IProps): React.ReactElement {
         <p className="jp-ds01-note">{trans.__('No project yet: a project is a folder with a Dockerfile.')}</p>
       )}
       <ul className="jp-ds01-Projects">
-        {shown.map(project => (
+        {inName.slice(0, shown).map(project => (
           <Project key={project.path} {...props} project={project} />
         ))}
+        {shown < inName.length && <li ref={end} aria-hidden={true} />}
       </ul>
     </>
   );
@@ -235,6 +238,8 @@ function PackageList({ model, trans }: IProps): React.ReactElement {
   const [sought, setSought] = useState('');
   const packages = model.packages?.packages ?? [];
   const { unsaved } = model;
+  const inName = found(packages, sought);
+  const [shown, end] = useGrowing<HTMLTableRowElement>(inName.length, sought);
   if (packages.length === 0) {
     return <p className="jp-ds01-note">{trans.__('Packages are shown once the container has run.')}</p>;
   }
@@ -250,7 +255,7 @@ function PackageList({ model, trans }: IProps): React.ReactElement {
       />
       <table className="jp-ds01-Packages">
         <tbody>
-          {found(packages, sought).map(({ name, version, requested }) => (
+          {inName.slice(0, shown).map(({ name, version, requested }) => (
             <tr key={name} data-requested={requested}>
               <th scope="row">{name}</th>
               <td>{version}</td>
@@ -263,6 +268,7 @@ function PackageList({ model, trans }: IProps): React.ReactElement {
               </td>
             </tr>
           ))}
+          {shown < inName.length && <tr ref={end} aria-hidden={true} />}
         </tbody>
       </table>
     </section>

@@ -1,13 +1,14 @@
 import type { ISignal } from '@lumino/signaling';
 import { Signal } from '@lumino/signaling';
 import { Coalesced } from './coalesced';
-import type { IFinding, IPackage, IPackages, IProject, IProjectsModel } from './tokens';
+import type { IFinding, IJob, IPackage, IPackages, IProject, IProjectsModel } from './tokens';
+import { isOver } from './words';
 
 /** What the panel shows of one project, read while the panel can be seen. */
 export class PanelModel {
   constructor(readonly projects: IProjectsModel) {
     projects.changed.connect(this.onProjects, this);
-    projects.jobChanged.connect(() => this._changed.emit());
+    projects.jobChanged.connect(this.onJob, this);
   }
 
   get changed(): ISignal<this, void> {
@@ -61,6 +62,15 @@ export class PanelModel {
     const drift = this._packages?.drift;
     const items = drift ? [...drift.added, ...drift.changed, ...drift.unpinnable] : [];
     return new Set(items.flatMap(item => [item.name, ...item.dependencies.map(({ name }) => name)]));
+  }
+
+  private onJob(_: unknown, job: IJob): void {
+    if (job.project === this._name && isOver(job)) {
+      // Another container may stand there now, of the same name and in the same state.
+      this._seen = '';
+      this._findings = null;
+    }
+    this.onProjects();
   }
 
   private onProjects(): void {

@@ -3,7 +3,7 @@ import type { TranslationBundle } from '@jupyterlab/translation';
 import { buildIcon, ToolbarButtonComponent } from '@jupyterlab/ui-components';
 import type { CommandRegistry } from '@lumino/commands';
 import React from 'react';
-import type { KernelWatch } from './place';
+import type { KernelWatch } from './kernelwatch';
 import { CommandIDs } from './tokens';
 import { phaseOf, total } from './words';
 

@@ -2,6 +2,7 @@ import { Dialog, ReactWidget, UseSignal } from '@jupyterlab/apputils';
 import type { TranslationBundle } from '@jupyterlab/translation';
 import React from 'react';
 import type { Choice, IRow } from './choice';
+import { useGrowing } from './growing';
 import type { IPreviewKernel } from './tokens';
 
 /** Whether the packages are only written, or the image is built too. */
@@ -81,15 +82,18 @@ function Sections({ choice, mode, trans }: IProps): React.ReactElement {
 }
 
 function Packages({ choice, trans }: Omit<IProps, 'mode'>): React.ReactElement {
-  const hasChoice = choice.rows.some(row => !row.reason && row.kind !== 'removed');
+  const { rows } = choice;
+  const [shown, end] = useGrowing<HTMLTableRowElement>(rows.length);
+  const hasChoice = rows.some(row => !row.reason && row.kind !== 'removed');
   return (
     <section aria-labelledby="jp-ds01-packages">
       <h3 id="jp-ds01-packages">{trans.__('Packages that the Dockerfile does not have')}</h3>
       <table className="jp-ds01-Table">
         <tbody>
-          {choice.rows.map(row => (
+          {rows.slice(0, shown).map(row => (
             <Package key={`${row.kind} ${row.item.name}`} row={row} choice={choice} trans={trans} />
           ))}
+          {shown < rows.length && <tr ref={end} aria-hidden={true} />}
         </tbody>
       </table>
       {hasChoice && (
@@ -148,6 +152,7 @@ function Package({ row, choice, trans }: { row: IRow } & Omit<IProps, 'mode'>): 
 function Diff({ choice, trans }: Omit<IProps, 'mode'>): React.ReactElement {
   const { diff, file } = choice.preview;
   const lines = diff.split('\n').slice(2);
+  const [shown, end] = useGrowing<HTMLDivElement>(lines.length);
   return (
     <section aria-labelledby="jp-ds01-diff">
       <h3 id="jp-ds01-diff">{trans.__('What is written into %1', file)}</h3>
@@ -158,11 +163,12 @@ function Diff({ choice, trans }: Omit<IProps, 'mode'>): React.ReactElement {
         aria-busy={choice.isPending}
         role="region"
       >
-        {lines.map((line, at) => (
+        {lines.slice(0, shown).map((line, at) => (
           <div key={at} data-sign={line.slice(0, 1)}>
             {line || ' '}
           </div>
         ))}
+        {shown < lines.length && <div ref={end}> </div>}
       </pre>
     </section>
   );

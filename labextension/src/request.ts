@@ -17,6 +17,13 @@ import type {
   IServer
 } from './tokens';
 
+/**
+ * Milliseconds after which it is asked again for what could not be had. A container that starts or ends is a
+ * change of the network to Chromium on the same machine, which then drops what it has just begun to ask for:
+ * https://issues.chromium.org/issues/41465264
+ */
+const PAUSES = [200, 800];
+
 /** The server said no, or could not be reached (`status` 0). The message is for the user. */
 export class RequestError extends Error {
   constructor(
@@ -118,17 +125,28 @@ export class Server implements IServer {
 
   private async request<T>(path: string, init: RequestInit): Promise<T> {
     const url = URLExt.join(this.settings.baseUrl, 'ds01', path);
-    let response: Response;
-    try {
-      response = await ServerConnection.makeRequest(url, init, this.settings);
-    } catch (error) {
-      throw new RequestError(error instanceof Error ? error.message : String(error), 0, 'unreachable');
-    }
+    const response = await this.fetch(url, init, init.method === 'GET' ? PAUSES : []);
     if (response.ok) {
       return (await response.json()) as T;
     }
     throw await refusal(response);
   }
+
+  private async fetch(url: string, init: RequestInit, pauses: readonly number[]): Promise<Response> {
+    try {
+      return await ServerConnection.makeRequest(url, init, this.settings);
+    } catch (error) {
+      if (pauses.length === 0) {
+        throw new RequestError(error instanceof Error ? error.message : String(error), 0, 'unreachable');
+      }
+      await sleep(pauses[0]);
+      return this.fetch(url, init, pauses.slice(1));
+    }
+  }
+}
+
+function sleep(milliseconds: number): Promise<void> {
+  return new Promise(resolve => setTimeout(resolve, milliseconds));
 }
 
 function at(project: string, rest = ''): string {

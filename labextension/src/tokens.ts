@@ -3,6 +3,7 @@
  *
  * The shapes are those of `openapi.yaml`, where each field is explained.
  */
+import type { ReadonlyPartialJSONObject } from '@lumino/coreutils';
 import { Token } from '@lumino/coreutils';
 import type { IDisposable } from '@lumino/disposable';
 import type { ISignal } from '@lumino/signaling';
@@ -39,6 +40,17 @@ export interface ILimits {
   readonly pids_limit: number | null;
 }
 
+export interface IMemory {
+  readonly used: number | null;
+  readonly limit: number | null;
+}
+
+export interface IGpus {
+  /** Null for all there are. */
+  readonly count: number | null;
+  readonly ids: readonly string[];
+}
+
 export interface IProjectDetails extends IProject {
   readonly built: boolean;
   readonly outdated: boolean;
@@ -47,6 +59,10 @@ export interface IProjectDetails extends IProject {
   readonly kernels: number | null;
   readonly engine: { readonly name?: string; readonly version?: string };
   readonly limits: ILimits;
+  readonly created: string | null;
+  readonly started: string | null;
+  readonly memory: IMemory | null;
+  readonly gpus: IGpus | null;
 }
 
 export interface IKernelPlace {
@@ -262,6 +278,24 @@ export const ICurrentProject = new Token<ICurrentProject>(
   'The project that the user is working in.'
 );
 
+export type Arguments = ReadonlyPartialJSONObject;
+
+/** What a command does to the project of that name; `args` are those that it was called with. */
+export type OnProject = (project: string, args: Arguments) => Promise<void>;
+
+/** Puts commands into JupyterLab's registry, and each into the palette. */
+export interface IProjectCommands {
+  /** One that needs nothing to be told. */
+  add(id: string, label: string, run: () => Promise<void> | void, isEnabled?: () => boolean): void;
+  /** One on the project that its argument `project` names, else on the current one; `schema`: what else it takes. */
+  addForProject(id: string, label: string, run: OnProject, schema?: Arguments): void;
+}
+
+export const IProjectCommands = new Token<IProjectCommands>(
+  '@ds01/kernels:IProjectCommands',
+  'Puts commands on projects into the registry and the palette.'
+);
+
 /** The translation domain of all our texts. */
 export const DOMAIN = 'ds01_kernels';
 
@@ -278,6 +312,7 @@ export namespace CommandIDs {
   export const restart = 'ds01-kernels:restart-container';
   export const retire = 'ds01-kernels:retire-container';
   export const restore = 'ds01-kernels:restore';
+  export const start = 'ds01-kernels:start-container';
   export const openDockerfile = 'ds01-kernels:open-dockerfile';
   export const terminal = 'ds01-kernels:terminal';
   export const doctor = 'ds01-kernels:doctor';

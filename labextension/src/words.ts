@@ -89,6 +89,27 @@ export function size(bytes: number): string {
   return `${Number.isInteger(value) ? value : value.toFixed(1)} ${units[at]}`;
 }
 
+/** A time as people say it: "3 hours". */
+export function span(milliseconds: number, trans: TranslationBundle): string {
+  const minutes = Math.floor(milliseconds / 60_000);
+  if (minutes < 1) {
+    return trans.__('less than a minute');
+  }
+  if (minutes < 60) {
+    return trans._n('%1 minute', '%1 minutes', minutes);
+  }
+  const hours = Math.floor(minutes / 60);
+  return hours < 48
+    ? trans._n('%1 hour', '%1 hours', hours)
+    : trans._n('%1 day', '%1 days', Math.floor(hours / 24));
+}
+
+/** What leads from a failed build to the line that failed; null where none is known. */
+export function lineOf(job: IJob, trans: TranslationBundle): { line: number; label: string } | null {
+  const line = job.error?.line;
+  return line === undefined ? null : { line, label: trans.__('Open Dockerfile at Line %1', line) };
+}
+
 // A cleaned log still has its colours: https://en.wikipedia.org/wiki/ANSI_escape_code#SGR
 // eslint-disable-next-line no-control-regex
 const COLOURS = /\u001b\[[0-9;:]*m/g;
@@ -101,7 +122,8 @@ export function plain(text: string): string {
     .replace(/[^\n]*\r(?!$)/g, '');
 }
 
-function changesImage(job: IJob): boolean {
+/** Whether the Dockerfile, the image and the container are exchanged by it. */
+export function changesImage(job: IJob): boolean {
   return job.kind === 'rebuild' || job.kind === 'rollback' || job.kind === 'build';
 }
 

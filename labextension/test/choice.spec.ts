@@ -69,6 +69,19 @@ describe('Choice', () => {
     });
   });
 
+  it('begins as it is told to', async () => {
+    const previews = new Previews(PACKAGES);
+    const choice = await Choice.load(previews.asServer(), 'thesis', { pin: false, restart: 'all' });
+    expect(await choice.order()).toMatchObject({
+      pin: false,
+      result_sha256: 'six numpy',
+      kernels: ['one', 'two']
+    });
+    expect(previews.asked).toEqual([{ pin: false }]);
+    const none = await Choice.load(previews.asServer(), 'thesis', { pin: true, restart: 'none' });
+    expect((await none.order()).kernels).toEqual([]);
+  });
+
   it('says of each package what becomes of it', async () => {
     const choice = await Choice.load(new Previews(PACKAGES).asServer(), 'thesis');
     const rows = choice.rows.map(({ item: { name }, kind, reason, isTicked }) => [

@@ -1,13 +1,11 @@
 import type { JupyterFrontEnd, JupyterFrontEndPlugin } from '@jupyterlab/application';
-import { Notification } from '@jupyterlab/apputils';
 import { IRenderMimeRegistry } from '@jupyterlab/rendermime';
-import type { TranslationBundle } from '@jupyterlab/translation';
+import { ISettingRegistry } from '@jupyterlab/settingregistry';
 import { ITranslator, nullTranslator } from '@jupyterlab/translation';
-import type { CommandRegistry } from '@lumino/commands';
 import { Hint, MISSING } from '../hint';
-import type { IJob, IProject } from '../tokens';
-import { CommandIDs, DOMAIN, IProjectsModel } from '../tokens';
-import { total } from '../words';
+import { LostNotes } from '../lostnotes';
+import { Options } from '../options';
+import { DOMAIN, IProjectsModel } from '../tokens';
 
 /** Before plain text, which every hint also has. */
 const RANK = 20;
@@ -16,89 +14,34 @@ export const hints: JupyterFrontEndPlugin<void> = {
   id: '@ds01/kernels:hints',
   description: 'Offers to install what is missing, and to restore what was lost.',
   requires: [IProjectsModel],
-  optional: [IRenderMimeRegistry, ITranslator],
+  optional: [IRenderMimeRegistry, ITranslator, ISettingRegistry],
   autoStart: true,
   activate: (
     app: JupyterFrontEnd,
     model: IProjectsModel,
     rendermime: IRenderMimeRegistry | null,
-    translator: ITranslator | null
+    translator: ITranslator | null,
+    settings: ISettingRegistry | null
   ): void => {
     const trans = (translator ?? nullTranslator).load(DOMAIN);
+    const options = new Options<{ install: boolean; lost: boolean }>({ install: true, lost: true });
     rendermime?.addFactory(
-      { safe: true, mimeTypes: [MISSING], createRenderer: () => new Hint(model, app.commands, trans) },
+      {
+        safe: true,
+        mimeTypes: [MISSING],
+        createRenderer: () => new Hint(model, app.commands, options.values.install, trans)
+      },
       RANK
     );
     const lost = new LostNotes(model, app.commands, trans);
-    model.changed.connect(() => lost.look());
-  }
-};
-
-/** One notification for each loss. */
-class LostNotes {
-  constructor(
-    private readonly model: IProjectsModel,
-    private readonly commands: CommandRegistry,
-    private readonly trans: TranslationBundle
-  ) {}
-
-  look(): void {
-    for (const project of this.model.projects) {
-      const count = total(project.lost);
-      const told = this._told.get(project.name) ?? 0;
-      this._told.set(project.name, count);
-      if (count > told) {
-        this.tell(project, count);
-      }
-    }
-  }
-
-  private tell({ name: project }: IProject, count: number): void {
-    const { trans, commands } = this;
-    const message = trans._n(
-      '%2: the container is gone, and %1 package that was not in the Dockerfile went with it.',
-      '%2: the container is gone, and %1 packages that were not in the Dockerfile went with it.',
-      count,
-      project
-    );
-    const restore = () => commands.execute(CommandIDs.restore, { project });
-    Notification.warning(message, {
-      autoClose: false,
-      actions: [
-        { label: trans.__('Restore'), callback: () => void restore() },
-        { label: trans.__('Make Permanent'), callback: () => void this.restoreAndRebuild(project, restore) }
-      ]
-    });
-  }
-
-  /** What was lost has to be there again before a rebuild can write it. */
-  private async restoreAndRebuild(project: string, restore: () => Promise<unknown>): Promise<void> {
-    const onJob = (_: unknown, job: IJob): void => {
-      if (job.project === project && job.kind === 'restore' && job.phase === 'done') {
-        void this.commands.execute(CommandIDs.rebuild, { project });
-      }
-    };
-    this.model.jobChanged.connect(onJob);
-    try {
-      await restore();
-      await this.over(project);
-    } finally {
-      this.model.jobChanged.disconnect(onJob);
-    }
-  }
-
-  private over(project: string): Promise<void> {
-    return new Promise(resolve => {
+    void options.follow(settings, hints.id).then(() => {
       const look = (): void => {
-        if (this.model.running(project) === undefined) {
-          this.model.jobChanged.disconnect(look);
-          resolve();
+        if (options.values.lost) {
+          lost.look();
         }
       };
-      this.model.jobChanged.connect(look);
+      model.changed.connect(look);
       look();
     });
   }
-
-  private readonly _told = new Map<string, number>();
-}
+};

@@ -1,44 +1,51 @@
 import type { JupyterFrontEnd, JupyterFrontEndPlugin } from '@jupyterlab/application';
-import { ICommandPalette, IToolbarWidgetRegistry } from '@jupyterlab/apputils';
+import { IToolbarWidgetRegistry } from '@jupyterlab/apputils';
 import type { NotebookPanel } from '@jupyterlab/notebook';
 import { INotebookTracker } from '@jupyterlab/notebook';
+import { ISettingRegistry } from '@jupyterlab/settingregistry';
 import { ITranslator, nullTranslator } from '@jupyterlab/translation';
-import { KernelWatch, PlaceItem, showPlace } from '../place';
-import { CommandIDs, DOMAIN, IProjectsModel } from '../tokens';
+import { KernelWatch } from '../kernelwatch';
+import { Options } from '../options';
+import type { IPlaceOptions } from '../place';
+import { PlaceItem, showPlace } from '../place';
+import { CommandIDs, DOMAIN, IProjectCommands, IProjectsModel } from '../tokens';
 
 export const place: JupyterFrontEndPlugin<void> = {
   id: '@ds01/kernels:place',
   description: 'Shows in the notebook toolbar where the kernel runs.',
-  requires: [IProjectsModel, IToolbarWidgetRegistry, INotebookTracker],
-  optional: [ITranslator, ICommandPalette],
+  requires: [IProjectsModel, IProjectCommands, IToolbarWidgetRegistry, INotebookTracker],
+  optional: [ITranslator, ISettingRegistry],
   autoStart: true,
   activate: (
-    app: JupyterFrontEnd,
+    _: JupyterFrontEnd,
     model: IProjectsModel,
+    commands: IProjectCommands,
     toolbars: IToolbarWidgetRegistry,
     notebooks: INotebookTracker,
     translator: ITranslator | null,
-    palette: ICommandPalette | null
+    settings: ISettingRegistry | null
   ): void => {
     const trans = (translator ?? nullTranslator).load(DOMAIN);
+    const options = new Options<IPlaceOptions>({ interpreter: true, card: true });
+    void options.follow(settings, place.id);
     toolbars.addFactory<NotebookPanel>(
       'Notebook',
       'ds01-place',
-      panel => new PlaceItem(new KernelWatch(panel.sessionContext, model), trans)
+      panel => new PlaceItem(new KernelWatch(panel.sessionContext, model), options, trans)
     );
-    app.commands.addCommand(CommandIDs.where, {
-      label: trans.__('Where Does This Notebook Run?'),
-      describedBy: { args: { type: 'object', properties: {} } },
-      isEnabled: () => notebooks.currentWidget !== null,
-      execute: async () => {
-        const panel = notebooks.currentWidget;
-        if (panel !== null) {
-          const watch = new KernelWatch(panel.sessionContext, model);
-          await showPlace(watch, trans);
-          watch.dispose();
-        }
+    const show = async (): Promise<void> => {
+      const panel = notebooks.currentWidget;
+      if (panel !== null) {
+        const watch = new KernelWatch(panel.sessionContext, model);
+        await showPlace(watch, trans);
+        watch.dispose();
       }
-    });
-    palette?.addItem({ command: CommandIDs.where, category: trans.__('Containers') });
+    };
+    commands.add(
+      CommandIDs.where,
+      trans.__('Where Does This Notebook Run?'),
+      show,
+      () => notebooks.currentWidget !== null
+    );
   }
 };

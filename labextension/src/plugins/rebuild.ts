@@ -1,60 +1,47 @@
 import type { JupyterFrontEnd, JupyterFrontEndPlugin } from '@jupyterlab/application';
-import { ICommandPalette, IToolbarWidgetRegistry, showErrorMessage } from '@jupyterlab/apputils';
+import { IToolbarWidgetRegistry, showErrorMessage } from '@jupyterlab/apputils';
 import type { NotebookPanel } from '@jupyterlab/notebook';
+import { ISettingRegistry } from '@jupyterlab/settingregistry';
 import type { TranslationBundle } from '@jupyterlab/translation';
 import { ITranslator, nullTranslator } from '@jupyterlab/translation';
+import type { IBeginning } from '../choice';
 import { Choice } from '../choice';
-import { KernelWatch } from '../place';
+import { KernelWatch } from '../kernelwatch';
+import { Options } from '../options';
 import { RebuildButton } from '../rebuildbutton';
 import type { Mode } from '../rebuilddialog';
 import { askRebuild } from '../rebuilddialog';
 import { RequestError } from '../request';
-import { CommandIDs, DOMAIN, ICurrentProject, IProjectsModel } from '../tokens';
+import { CommandIDs, DOMAIN, IProjectCommands, IProjectsModel } from '../tokens';
 
 export const rebuild: JupyterFrontEndPlugin<void> = {
   id: '@ds01/kernels:rebuild',
   description: 'Makes what is installed permanent.',
-  requires: [IProjectsModel, ICurrentProject],
-  optional: [IToolbarWidgetRegistry, ITranslator, ICommandPalette],
+  requires: [IProjectsModel, IProjectCommands],
+  optional: [IToolbarWidgetRegistry, ITranslator, ISettingRegistry],
   autoStart: true,
   activate: (
     app: JupyterFrontEnd,
     model: IProjectsModel,
-    current: ICurrentProject,
+    commands: IProjectCommands,
     toolbars: IToolbarWidgetRegistry | null,
     translator: ITranslator | null,
-    palette: ICommandPalette | null
+    settings: ISettingRegistry | null
   ): void => {
     const trans = (translator ?? nullTranslator).load(DOMAIN);
+    const options = new Options<IBeginning>({ pin: true, restart: 'idle' });
+    void options.follow(settings, rebuild.id);
     toolbars?.addFactory<NotebookPanel>(
       'Notebook',
       'ds01-rebuild',
       panel => new RebuildButton(new KernelWatch(panel.sessionContext, model), app.commands, trans)
     );
-    const add = (command: string, label: string, mode: Mode): void => {
-      app.commands.addCommand(command, {
-        label,
-        describedBy: {
-          args: {
-            type: 'object',
-            properties: {
-              project: { type: 'string', description: trans.__('The project; the current one if left out') }
-            }
-          }
-        },
-        isEnabled: args => typeof args.project === 'string' || current.project !== null,
-        execute: async args => {
-          const name = typeof args.project === 'string' ? args.project : current.project?.name;
-          if (name !== undefined) {
-            await run(model, name, mode, trans);
-          }
-        }
-      });
-      palette?.addItem({ command, category: trans.__('Containers') });
-    };
-    add(CommandIDs.rebuild, trans.__('Rebuild…'), 'rebuild');
-    add(CommandIDs.save, trans.__('Save Packages Into the Dockerfile…'), 'save');
-    current.changed.connect(() => app.commands.notifyCommandChanged());
+    commands.addForProject(CommandIDs.rebuild, trans.__('Rebuild…'), name =>
+      run(model, name, 'rebuild', options.values, trans)
+    );
+    commands.addForProject(CommandIDs.save, trans.__('Save Packages Into the Dockerfile…'), name =>
+      run(model, name, 'save', options.values, trans)
+    );
   }
 };
 
@@ -63,10 +50,11 @@ async function run(
   model: IProjectsModel,
   project: string,
   mode: Mode,
+  beginning: IBeginning,
   trans: TranslationBundle
 ): Promise<void> {
   try {
-    const choice = await Choice.load(model.server, project);
+    const choice = await Choice.load(model.server, project, beginning);
     if (!(await askRebuild(choice, mode, trans))) {
       return;
     }
@@ -83,7 +71,7 @@ async function run(
       error instanceof Error ? error : String(error)
     );
     if (error instanceof RequestError && error.reason === 'conflict') {
-      await run(model, project, mode, trans);
+      await run(model, project, mode, beginning, trans);
     }
   }
 }
