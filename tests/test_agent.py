@@ -64,7 +64,7 @@ class Site:
         prepared: bool = True,
     ) -> Agent:
         identity = Identity(name, owner, grace)
-        agent = Agent(self.engine, "c", identity, ("", ""), PYTHON, Limits(pause=0.05))
+        agent = Agent(self.engine, "c", identity, ("", ""), PYTHON, Limits(pause=0.05, goodbye=LIMIT))
         await agent.connect()
         if prepared:
             agent.prepare([str(folder) for folder in path], first=True, env=env or {})

@@ -103,10 +103,10 @@ def test_cancelling_ends_mmdebstrap_and_its_children(path: Path, temporary: Path
                 NoRegistry(), report=lambda line: started.set() if line == "started" else None
             )
         )
-        await asyncio.wait_for(started.wait(), 10)
+        await asyncio.wait_for(started.wait(), 60)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await asyncio.wait_for(task, 10)
+            await asyncio.wait_for(task, 60)
 
     asyncio.run(cancelled())
     assert not [pid for pid in pids.read_text().split() if is_alive(pid)]

@@ -107,7 +107,7 @@ def _evaluation(environment: Mapping[str, str]) -> Callable[[Requirement], bool]
                 known[text] = requirement.marker.evaluate({**environment, "extra": ""})
             # Variables that only lock files have, versions that are none, brackets in brackets.
             except (ValueError, KeyError, RecursionError) as error:
-                raise UnclearError(f"{text} cannot be evaluated") from error
+                raise UnclearError("there is a marker that cannot be evaluated") from error
         return known[text]
 
     return applies
