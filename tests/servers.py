@@ -117,7 +117,8 @@ class House:
         limit: float = LIMIT,
     ) -> subprocess.CompletedProcess[str]:
         """``jupyter ds01`` with these words, otherwise like `run`."""
-        if self.command != (sys.executable,):
+        # What only a new interpreter heeds takes one.
+        if self.command != (sys.executable,) or any(name.startswith("PYTHON") for name in env or ()):
             return self.run("-m", "ds01_kernels.app", *words, stdin=stdin, env=env, limit=limit)
         return forked.ds01(
             words, stdin=stdin or "", env={**self.env, **(env or {})}, cwd=self.root, limit=limit
