@@ -276,9 +276,16 @@ def programs() -> tuple[str, bytes, str]:
         if entry.name.endswith(".py")
     }
     relay = texts.pop("relay")
-    program = loader.program(texts, "agent", []).encode()
+    program = loader.program(texts, "begin", []).encode()
     digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()[:12]
     return relay, program, f"{protocol.VERSION}-{digest}"
+
+
+@cache
+def early_start() -> bytes:
+    """What a container's main process runs to start the agent with it (`agent.relay.start_early`)."""
+    relay, agent, digest = programs()
+    return f"{relay}\n\nstart_early({digest!r}, {agent!r})\n".encode()
 
 
 def _counted(data: bytes) -> bytes:

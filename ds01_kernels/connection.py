@@ -33,6 +33,8 @@ from .errors import DiskFullError, Ds01Error
 
 #: Where the mounted directory is found inside a container.
 SOCKETS = PurePosixPath("/run/ds01")
+#: Beside them: the program that starts the agent with its container.
+AGENT = "agent"
 
 #: Jupyter's five ports, which for ipc are only suffixes of paths.
 PORTS = {"shell_port": 1, "iopub_port": 2, "stdin_port": 3, "control_port": 4, "hb_port": 5}
@@ -161,6 +163,12 @@ class SocketDirectory:
         with room_in(run_root()), os.fdopen(os.open(self.path / name, flags, 0o600), "w") as output:
             output.write(content)
         return name, content
+
+    def write_agent(self, program: bytes) -> None:
+        """What the container's main process is to run when it starts. Raises `DiskFullError` or `OSError`."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        with room_in(run_root()), os.fdopen(os.open(self.path / AGENT, flags, 0o600), "wb") as output:
+            output.write(program)
 
     def remove_nonce(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)

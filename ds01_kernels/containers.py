@@ -13,8 +13,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from .agent_stream import FIND_PYTHON
-from .connection import SOCKETS, SocketDirectory
+from .agent_stream import FIND_PYTHON, early_start
+from .connection import AGENT, SOCKETS, SocketDirectory
 from .engine import ContainerFile, ContainerInfo, ContainerSpec, Engine, EngineInfo, ImageInfo, Mount
 from .errors import ConflictError, ContainerExitedError, Ds01Error, KernelsRunningError, NotBuiltError
 from .projects import Project
@@ -39,8 +39,27 @@ LABEL_NAME = "ds01-kernels.name"
 #: Seconds that a container's main process has for its end.
 STOP_GRACE = 10.0
 
-#: The container's main process does nothing: kernels come and go beside it.
-_HOLDER = "import signal\nwhile True: signal.pause()"
+#: The container's main process starts the agent, which whoever started the container has put there, and then
+#: does nothing: kernels come and go beside it. It must live on whatever happens.
+_HOLDER = f"""\
+import os, signal
+def start():
+    with open("{SOCKETS / AGENT}", encoding="utf-8") as file:
+        program = file.read()
+    if os.fork():
+        os.wait()
+    elif os.fork():
+        os._exit(0)
+    else:
+        try:
+            exec(program, {{"__name__": "agent"}})
+        finally:
+            os._exit(0)
+try:
+    start()
+except Exception:
+    pass
+while True: signal.pause()"""
 
 
 @dataclass(frozen=True)
@@ -184,6 +203,7 @@ async def run(engine: Engine, info: ContainerInfo) -> Running:
     if sockets is not None:
         # /tmp may have been cleaned since, or somebody may have put something else there.
         sockets.renew()
+        await asyncio.to_thread(sockets.write_agent, early_start())
     # By its name, which is in what may be said of it.
     await engine.start(info.name)
     started = await engine.container(info.id)

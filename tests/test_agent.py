@@ -378,7 +378,7 @@ def test_the_connection_file_is_private_and_goes_with_the_kernel(site: Site) -> 
         process.end()
         await process.ended()
         kept = {path.suffix for path in site.agent_folder.iterdir()}
-        assert kept == {".sock", ".lock", ".log"}
+        assert kept == {".sock", ".lock", ".log", ""}, '"prepared" has none'
         assert not list(site.folder.glob(f"{process.id}*")), "its sockets go too"
         await agent.close()
 

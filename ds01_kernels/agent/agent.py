@@ -11,14 +11,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 from contextlib import suppress
 from typing import Dict, List, Optional, Set
 
 from . import loaded, logs, memory, processes
+from .begin import Preloading
 from .client import SOCKETS, Client, Session
 from .kernels import Kernel
-from .paths import prepare_user_site
 from .starter import Starter
 from .survey import survey
 from .watch import PackageWatch
@@ -29,20 +28,18 @@ LOG_PAUSE = 5.0
 MEMORY_PAUSE = 5.0
 
 
-def main() -> None:
-    path, told = sys.argv[1], int(sys.argv[2])
-    processes.become_subreaper()
+def main(path: str, told: int, early: Optional[Preloading]) -> None:
+    """`early` is a zygote that was started before all else, with what the last agent here was told."""
     processes.end_orphans()
-    prepare_user_site()
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
-    loop.run_until_complete(Agent(path).serve(told))
+    loop.run_until_complete(Agent(path, early).serve(told))
 
 
 class Agent:
     """`clients` by id, `kernels` by id, of all clients."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, early: Optional[Preloading]) -> None:
         self.path = path
         self.folder = os.path.dirname(path)
         self.survey = survey()
@@ -52,7 +49,7 @@ class Agent:
         self.sessions: Set[Session] = set()
         self.clients: Dict[str, Client] = {}
         self.kernels: Dict[str, Kernel] = {}
-        self.starter = Starter(loaded, self.folder, self._on_ready)
+        self.starter = Starter(loaded, self.folder, self._on_ready, early)
         self._unclaimed: Dict[int, int] = {}
         self._over = asyncio.Event()
         self._needed = 0.0
@@ -61,6 +58,7 @@ class Agent:
         """Listen, say so on the descriptor `told`, and go on until nobody needs us."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGCHLD, self._reap)
+        self._reap()  # a zygote may have ended before
         for signum in (signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(signum, lambda: None)
         loop.add_signal_handler(signal.SIGTERM, self._over.set)

@@ -27,7 +27,7 @@ def relay(read: Callable[[int], bytes], digest: str) -> None:
     try:
         folder = private_folder()
         path = os.path.join(folder, digest + ".sock")
-        agent = connect(path)
+        agent = connect(path) or join(path)
         if agent is None:
             os.write(1, b"S")
             program = read(int.from_bytes(read(4), "big"))
@@ -37,6 +37,12 @@ def relay(read: Callable[[int], bytes], digest: str) -> None:
         sys.exit(1)
     os.write(1, b"R")
     pump(agent)
+
+
+def start_early(digest: str, program: bytes) -> None:
+    """Start the agent with the container, before a client asks for it."""
+    path = os.path.join(private_folder(), digest + ".sock")
+    (connect(path) or start(path, program)).close()
 
 
 def private_folder() -> str:
@@ -58,6 +64,13 @@ def connect(path: str) -> Optional[socket.socket]:
         agent.close()
         return None
     return agent
+
+
+def join(path: str) -> Optional[socket.socket]:
+    """The agent that somebody else is just starting, once it listens."""
+    with open(path + ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return connect(path)
 
 
 def start(path: str, program: bytes) -> socket.socket:

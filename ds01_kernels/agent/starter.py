@@ -7,11 +7,11 @@ import asyncio
 import json
 import os
 import socket
-import sys
 from dataclasses import asdict
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set, Tuple
 
 from . import processes
+from .begin import Preloading, Preparation, preload, python, remember
 from .kernel import PID, Request, Setup, is_start_bound
 from .paths import kernel_path, user_site
 from .zygote import Stamp, read_stamp
@@ -30,10 +30,17 @@ class Started(NamedTuple):
 
 
 class Starter:
-    """`on_ready(kernel)` is called when a kernel's sockets are bound."""
+    """`on_ready(kernel)` is called when a kernel's sockets are bound; `early` is a zygote on its way."""
 
-    def __init__(self, texts: Dict[str, str], folder: str, on_ready: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        texts: Dict[str, str],
+        folder: str,
+        on_ready: Callable[[str], None],
+        early: Optional[Preloading] = None,
+    ) -> None:
         self._texts = texts
+        self._early = early
         self._folder = folder
         self._on_ready = on_ready
         self._setup: Optional[Setup] = None
@@ -44,6 +51,7 @@ class Starter:
     def prepare(self, path: List[str], first: bool, env: Dict[str, str]) -> None:
         """Say where ipykernel is, and warm a zygote; nothing happens when that is so already."""
         setup = Setup(os.getpid(), path, first)
+        remember(self._folder, Preparation(path, first, env))
         env = {**os.environ, **env}
         changed = (setup, env) != (self._setup, self._env)
         self._setup, self._env = setup, env
@@ -63,10 +71,14 @@ class Starter:
 
     def child_exited(self, pid: int) -> None:
         """To be told of every child that ended."""
+        if self._early is not None and self._early.pid == pid:
+            self._early.channel.close()
+            self._early = None
         if self._zygote is not None and self._zygote.pid == pid:
             self._zygote.ended = True
 
     def close(self) -> None:
+        self._drop_early()
         if self._zygote is not None:
             self._zygote.retire()
 
@@ -95,8 +107,22 @@ class Starter:
             former, self._zygote = self._zygote, None
             if former is not None:
                 former.retire()
-            self._zygote = Zygote(self._texts, self._folder, setup, self._env)
+            self._zygote = Zygote(self._preloading(setup))
         return self._zygote
+
+    def _preloading(self, setup: Setup) -> Preloading:
+        early = self._early
+        if early is not None and (early.setup, early.env) == (setup, self._env):
+            self._early = None
+            return early
+        self._drop_early()
+        return preload(self._texts, self._folder, setup, self._env)
+
+    def _drop_early(self) -> None:
+        early, self._early = self._early, None
+        if early is not None:
+            processes.kill(early.pid)
+            early.channel.close()
 
     def _needs_own_interpreter(self, env: Dict[str, str]) -> bool:
         names = set(env) | set(self._env)
@@ -108,7 +134,7 @@ class Starter:
         line, theirs = await _open_line()
         try:
             pid = processes.start_python(
-                _python(),
+                python(),
                 self._folder,
                 self._texts,
                 "kernel",
@@ -151,30 +177,21 @@ class ZygoteError(Exception):
 
 
 class Zygote:
-    """A preloaded process and the channel to it. Raises `OSError` or `ValueError` when there can be none."""
+    """A preloaded process and the channel to it."""
 
-    def __init__(self, texts: Dict[str, str], folder: str, setup: Setup, env: Dict[str, str]) -> None:
+    def __init__(self, preloading: Preloading) -> None:
         #: Set by whoever hears of its exit.
         self.ended = False
-        self._setup = setup
-        self._site = read_site(setup)
+        self.pid = preloading.pid
+        self._channel = preloading.channel
+        self._setup = preloading.setup
+        self._site = read_site(preloading.setup)
         self._files: Dict[str, Stamp] = {}
         #: Why it cannot preload, in the end.
         self._reason = ""
         # Nobody may be waiting when it fails.
         self._warm: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._warm.add_done_callback(lambda warm: warm.cancelled() or warm.exception())
-        self._channel, theirs = socket.socketpair()
-        self._channel.setblocking(False)
-        try:
-            self.pid = processes.start_python(
-                _python(), folder, texts, "zygote", [asdict(setup)], inherit=theirs.fileno(), env=env
-            )
-        except BaseException:
-            self._channel.close()
-            raise
-        finally:
-            theirs.close()
         self._reading = asyncio.ensure_future(self._read_report())
 
     async def warm(self) -> None:
@@ -218,21 +235,25 @@ class Zygote:
         loop = asyncio.get_running_loop()
         report = bytearray()
         try:
-            while not report.endswith(b"\n"):
+            while True:
                 data = await loop.sock_recv(self._channel, 1 << 16)
                 if not data:
                     self._fail("the preloaded process ended")
                     return
                 report += data
-            told: Dict[str, Any] = json.loads(report.decode("ascii"))
+                while b"\n" in report:
+                    line, _, report = report.partition(b"\n")
+                    self._told(json.loads(line.decode("ascii")))
         except (OSError, ValueError) as error:
             self._fail("the preloaded process sent no report: %s" % error)
-            return
+
+    def _told(self, told: Dict[str, Any]) -> None:
         if "failed" in told:
             self._cannot(told["failed"])
-        elif not self._warm.done():
+        elif not self._reason:
             self._files = told["files"]
-            self._warm.set_result(None)
+            if not self._warm.done():
+                self._warm.set_result(None)
 
     def _cannot(self, why: str) -> None:
         self._reason = "ipykernel cannot be preloaded: %s" % why
@@ -298,10 +319,3 @@ def _listdir(folder: str) -> List[str]:
         return os.listdir(folder)
     except OSError:
         return []
-
-
-def _python() -> List[str]:
-    # What ipykernel's own kernelspec does: the debugger cannot step into frozen modules.
-    # https://github.com/ipython/ipykernel/blob/main/ipykernel/kernelspec.py
-    flags = ["-Xfrozen_modules=off"] if sys.version_info >= (3, 11) else []
-    return [sys.executable, *flags]
