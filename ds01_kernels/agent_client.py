@@ -222,9 +222,18 @@ class Agent:
         process.is_ready()
         return process
 
-    def prepare(self, path: Sequence[str], *, first: bool, env: Mapping[str, str]) -> None:
-        """Say where ipykernel is; the agent warms its zygote. Raises `AgentLostError`."""
-        self._preparation = {"kind": "prepare", "path": list(path), "first": first, "env": dict(env)}
+    def prepare(self, path: Sequence[str], *, first: bool, env: Mapping[str, str], spares: int = 0) -> None:
+        """Say where ipykernel is; the agent warms its zygote, and so many spare kernels.
+
+        Raises `AgentLostError`.
+        """
+        self._preparation = {
+            "kind": "prepare",
+            "path": list(path),
+            "first": first,
+            "env": dict(env),
+            "spares": spares,
+        }
         self._calls.send(self._preparation)
 
     async def count_kernels(self) -> int:

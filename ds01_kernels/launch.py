@@ -71,6 +71,8 @@ class Launcher:
 
     def __init__(self, engine: Engine, settings: Callable[[Project], Settings], identity: Identity) -> None:
         self.engine = engine
+        #: Kernels that each container is to have begun before anybody wants them.
+        self.spare_kernels = 0
         self.locks = ProjectLocks()
         #: Told of every container that was reached for its project, and when something was installed in it.
         self.noticed: Noticed = lambda project, info, agent, is_new: None
@@ -348,7 +350,9 @@ class Launcher:
             name = await ipykernel_store.provide(_target(survey), curve=curve)
             path = [str(IPYKERNEL / name)]
         env = {name: value for name, value in select(os.environ).plain.items() if is_start_bound(name)}
-        station.agent.prepare(path, first=bool(path) and found is not None, env=env)
+        station.agent.prepare(
+            path, first=bool(path) and found is not None, env=env, spares=self.spare_kernels
+        )
         station.prepared = curve
 
 

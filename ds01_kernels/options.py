@@ -73,6 +73,14 @@ class Options(SingletonConfigurable):
         "else runs in it ends, but an open `jupyter ds01 shell` keeps it. It is a running server that stops "
         "containers. 0: they run on.",
     ).tag(config=True)
+    spare_kernels = Integer(
+        1,
+        min=0,
+        max=16,
+        help="Kernels that are begun in each container before anybody wants them, and that the next starts and "
+        "restarts get at once. Each takes about 13 MB; they are made while a core is free, and end when memory is "
+        "short. None where IPython has configuration files. 0: none.",
+    ).tag(config=True)
     pass_variables = List(
         Unicode(), help="Further variables of the server that kernels get; shell patterns such as 'WANDB_*'."
     ).tag(config=True)

@@ -133,6 +133,7 @@ class Workbench(Options):
             launcher.changed = self.emit
             launcher.replaced = self._replaced
             launcher.idling.seconds = self.idle_stop
+            launcher.spare_kernels = self.spare_kernels
             self._drifts = Drifts(launcher, self.records, self.emit)
             launcher.idling.record_drift = self._drifts.look
             self._rebuilds = Rebuilds(

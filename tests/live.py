@@ -23,7 +23,7 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 from jupyter_client.provisioning import KernelProvisionerFactory
 
-from ds01_kernels.connection import run_root
+from ds01_kernels.connection import AGENT, run_root
 from ds01_kernels.engine.docker_connection import connect
 from ds01_kernels.kernelspecs import PROVISIONER, install
 from ds01_kernels.projects import discover
@@ -272,7 +272,7 @@ print(json.dumps({
 
 _RELAY = "exec(read(int.from_bytes("
 _OUR_COMMANDS = ("docker-init", "signal.pause()", "# ds01 agent", "# ds01 zygote", _RELAY)
-_AGENTS_FILES = (".sock", ".sock.lock", ".sock.log")
+_AGENTS_FILES = (".sock", ".sock.lock", ".sock.log", "prepared")
 
 
 def leftovers(site: Site, project: ProjectFolder) -> dict[str, list[str]]:
@@ -287,7 +287,7 @@ def leftovers(site: Site, project: ProjectFolder) -> dict[str, list[str]]:
         ],
         "zygotes": [command for command in look["commands"] if "# ds01 zygote" in command][1:],
         "agents": [command for command in look["commands"] if "# ds01 agent" in command][1:],
-        "sockets": look["sockets"],
+        "sockets": [name for name in look["sockets"] if name != AGENT],
         "connection files and logs": [name for name in look["files"] if not name.endswith(_AGENTS_FILES)],
         # Other kernels of this process may live elsewhere.
         "links": [str(path) for path in own if not (path / "s-1").exists()],

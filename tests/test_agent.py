@@ -47,9 +47,12 @@ class Site:
         self.packages = folder / "packages"
         self.packages.mkdir()
         self.engine = FakeEngine()
+        #: Further variables of the container.
+        self.env: dict[str, str] = {}
 
     async def start(self) -> None:
         env = {"DS01_AGENT_FOLDER": str(self.agent_folder), "HOME": str(self.folder), "LANG": "C.UTF-8"}
+        env |= self.env
         await self.engine.create(ContainerSpec("c", "ds01/base:latest", ("sleep",), env=env))
         await self.engine.start("c")
 
@@ -62,12 +65,13 @@ class Site:
         env: dict[str, str] | None = None,
         path: tuple[Path, ...] = (),
         prepared: bool = True,
+        spares: int = 0,
     ) -> Agent:
         identity = Identity(name, owner, grace)
         agent = Agent(self.engine, "c", identity, ("", ""), PYTHON, Limits(pause=0.05, goodbye=LIMIT))
         await agent.connect()
         if prepared:
-            agent.prepare([str(folder) for folder in path], first=True, env=env or {})
+            agent.prepare([str(folder) for folder in path], first=True, env=env or {}, spares=spares)
             await agent.count_kernels()  # so the agent has got it
         return agent
 

@@ -18,6 +18,8 @@ from . import loaded, logs, memory, processes
 from .begin import Preloading
 from .client import SOCKETS, Client, Session
 from .kernels import Kernel
+from .room import Room
+from .spares import sweep
 from .starter import Starter
 from .survey import survey
 from .watch import PackageWatch
@@ -49,7 +51,10 @@ class Agent:
         self.sessions: Set[Session] = set()
         self.clients: Dict[str, Client] = {}
         self.kernels: Dict[str, Kernel] = {}
-        self.starter = Starter(loaded, self.folder, self._on_ready, early)
+        room = Room(self.memory.usage)
+        self.starter = Starter(
+            loaded, self.folder, self._on_ready, early, sockets=_sockets(self.folder), room=room
+        )
         self._unclaimed: Dict[int, int] = {}
         self._over = asyncio.Event()
         self._needed = 0.0
@@ -93,6 +98,7 @@ class Agent:
         """Remove the files of kernels whose agent was killed, with its container or alone."""
         if processes.others_run("agent"):
             return  # and may be starting some
+        sweep(self.folder, _sockets(self.folder))
         for kernel_id in _with_files(self.folder):
             sockets = ["%s/%s-%d" % (SOCKETS, kernel_id, port) for port in range(1, 6)]
             files = [os.path.join(self.folder, kernel_id + end) for end in (".log", ".json", ".notice")]
@@ -140,8 +146,11 @@ class Agent:
             if ended is None:
                 return
             try:
-                self.starter.child_exited(ended.si_pid)
-                self._exited(ended.si_pid, processes.returncode(ended))
+                code = processes.returncode(ended)
+                if not self.starter.child_exited(ended.si_pid):
+                    self._exited(ended.si_pid, code)
+                elif code == -signal.SIGKILL:
+                    self.memory.blame()  # that kill explains no other process
             finally:
                 os.waitpid(ended.si_pid, 0)
 
@@ -174,12 +183,17 @@ class Agent:
 
     def _check_memory(self) -> None:
         self.memory.look()
+        self.starter.look()
         asyncio.get_running_loop().call_later(MEMORY_PAUSE, self._check_memory)
 
 
 def _with_files(folder: str) -> List[str]:
     """The ids of the kernels that have a connection file there, which may have been left behind."""
     return [name[: -len(".json")] for name in os.listdir(folder) if name.endswith(".json")]
+
+
+def _sockets(folder: str) -> str:
+    return SOCKETS if os.path.isdir(SOCKETS) else folder
 
 
 def _inode(path: str) -> Optional[int]:

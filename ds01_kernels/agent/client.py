@@ -191,7 +191,9 @@ class Session:
         if not isinstance(path, list) or not all(isinstance(entry, str) for entry in path):
             raise ValueError("a path that is no list of texts")
         try:
-            self.agent.starter.prepare(path, bool(message["first"]), _variables(message, "env"))
+            self.agent.starter.prepare(
+                path, bool(message["first"]), _variables(message, "env"), int(message["spares"])
+            )
         except (OSError, ValueError) as error:
             # Each start tries again, and reports it.
             logs.say("no process could be preloaded: %r" % error)
@@ -318,6 +320,7 @@ def _request(agent: Agent, client: Client, message: protocol.Message) -> Request
         log=os.path.join(agent.folder, kernel_id + ".log"),
         sockets=_text(message["connection"], "ip"),
         notice=os.path.join(agent.folder, kernel_id + ".notice") if _has_notice(message) else "",
+        encrypted="curve_secretkey" in message["connection"],
     )
 
 

@@ -58,6 +58,7 @@ class Request:
     log: str
     sockets: str
     notice: str = ""
+    encrypted: bool = False
 
     def encode(self) -> bytes:
         content = json.dumps(asdict(self)).encode("ascii")
@@ -86,26 +87,44 @@ def attend(line: socket.socket, agent: int) -> None:
     _become_child_of(agent)
     try:
         line.sendall(PID.pack(os.getpid()))
-        (length,) = LENGTH.unpack(_read(line, LENGTH.size))
-        request = Request(**json.loads(_read(line, length).decode("ascii")))
+        told = read(line)
     except OSError:
         sys.exit("the agent no longer wants this kernel")
-    _redirect(request.log)
-    _run(request, line)
+    if "spare" in told:
+        from . import spare
+
+        spare.attend(line, spare.Spare(**told["spare"]))
+    else:
+        _run(Request(**told), line)
 
 
 def _run(request: Request, line: socket.socket) -> None:
-    _settle(request)
+    redirect(request.log)
+    settle_signals()
+    settle_place(request)
+    sys.argv = ["ipykernel_launcher", *own_arguments(request.connection_file), *request.arguments]
+    app = application()
+    app.initialize(sys.argv[1:])
+    serve(app, request, line)
+
+
+def application() -> Any:
+    """The one `IPKernelApp` of this process, not initialised."""
     from ipykernel.kernelapp import IPKernelApp
 
-    from . import notices
+    return IPKernelApp.instance()
 
+
+def own_arguments(connection_file: str) -> List[str]:
     # Process 1 as the parent to watch means none: the agent watches, and no note on stopping by hand is
     # printed.
-    own = ["-f", request.connection_file, "--IPKernelApp.parent_handle=1"]
-    sys.argv = ["ipykernel_launcher", *own, *request.arguments]
-    app: Any = IPKernelApp.instance()
-    app.initialize(sys.argv[1:])
+    return ["-f", connection_file, "--IPKernelApp.parent_handle=1"]
+
+
+def serve(app: Any, request: Request, line: socket.socket) -> None:
+    """Say that the kernel can be reached, and be it to its end."""
+    from . import notices
+
     if request.notice:
         previous.announce(app.shell, request.notice)
     line.sendall(READY)
@@ -147,6 +166,13 @@ def _become_child_of(agent: int) -> None:
         sys.exit("the agent is gone")
 
 
+def read(line: socket.socket) -> Dict[str, Any]:
+    """The next thing that the agent says on the line. Raises `OSError`."""
+    (length,) = LENGTH.unpack(_read(line, LENGTH.size))
+    told: Dict[str, Any] = json.loads(_read(line, length).decode("ascii"))
+    return told
+
+
 def _read(line: socket.socket, size: int) -> bytes:
     data = b""
     while len(data) < size:
@@ -157,7 +183,7 @@ def _read(line: socket.socket, size: int) -> bytes:
     return data
 
 
-def _redirect(log: str) -> None:
+def redirect(log: str) -> None:
     # The agent shortens the file when it grows, so every write has to go to its end.
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(output, 1)
@@ -165,11 +191,15 @@ def _redirect(log: str) -> None:
     os.close(output)
 
 
-def _settle(request: Request) -> None:
-    """Signals, folder and variables as a program started by a shell has them."""
+def settle_signals() -> None:
+    """As a program started by a shell has them."""
     for signum in (signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP):
         signal.signal(signum, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def settle_place(request: Request) -> None:
+    """Its folder and its variables."""
     _enter(request.cwd)
     os.environ.clear()
     os.environ.update(request.env)

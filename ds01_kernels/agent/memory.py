@@ -77,6 +77,12 @@ class Watch:
                 return max(used - _numbers(folder + "/memory.stat").get(cache, 0), 0)
         return None
 
+    def usage(self) -> Tuple[int, int]:
+        """Bytes: the limit, 0 for none, and what is in use and could not be dropped at once."""
+        limits = [folder + "/memory.max" for folder in self._folders("", "")]
+        limits += [folder + "/memory.limit_in_bytes" for folder in self._folders("memory", "memory")]
+        return next((limit for limit in map(_limit, limits) if limit), 0), self.used() or 0
+
     def _read(self) -> Optional[Count]:
         return _second(self._folders("", "")) or _first(self._folders("memory", "memory"))
 
@@ -86,7 +92,7 @@ class Watch:
         https://man7.org/linux/man-pages/man7/cgroups.7.html (/proc/pid/cgroup)
         """
         root = os.path.join(self._root, mounted)
-        for line in _text(self._groups).splitlines():
+        for line in text(self._groups).splitlines():
             _, _, rest = line.partition(":")
             controllers, _, path = rest.partition(":")
             if controller in controllers.split(","):
@@ -117,7 +123,7 @@ def _first(folders: Sequence[str]) -> Optional[Count]:
 
 
 def _numbers(path: str) -> Dict[str, int]:
-    words = [line.split() for line in _text(path).splitlines()]
+    words = [line.split() for line in text(path).splitlines()]
     return {pair[0]: int(pair[1]) for pair in words if len(pair) == 2 and pair[1].isdigit()}
 
 
@@ -127,11 +133,12 @@ def _limit(path: str) -> int:
 
 
 def _number(path: str) -> int:
-    text = _text(path).strip()
-    return int(text) if text.isdigit() else 0
+    digits = text(path).strip()
+    return int(digits) if digits.isdigit() else 0
 
 
-def _text(path: str) -> str:
+def text(path: str) -> str:
+    """What a small file of the kernel's says; nothing when it cannot be read."""
     try:
         with open(path, encoding="ascii", errors="replace") as file:
             return file.read(1 << 16)

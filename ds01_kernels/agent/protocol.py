@@ -11,10 +11,11 @@ message            from      fields
 hello              client    protocol, client, owner, grace (s), nonce
 welcome            agent     protocol, pid, survey, nonce, kernels {id: pid or null}, ready [id],
                              exits {id: exit}, ended [id]
-prepare            client    path, first, env: what the zygote is to be started with
+prepare            client    path, first, env: what the zygote is to be started with; spares: how many kernels
+                             are to be begun before anybody wants them
 spawn              client    call, kernel, cwd, env, files, connection, arguments, notice: what its first
                              cell is to say of the process before it
-spawned            agent     call, kernel, pid, how ("fork", "start"), note
+spawned            agent     call, kernel, pid, how ("spare", "fork", "start"), note
 ready              agent     kernel: its five sockets are bound
 signal             client    kernel, signum
 end                client    kernel: SIGKILL to all that is left of it

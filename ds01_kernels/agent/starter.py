@@ -14,6 +14,9 @@ from . import processes
 from .begin import Preloading, Preparation, preload, python, remember
 from .kernel import PID, Request, Setup, is_start_bound
 from .paths import kernel_path, user_site
+from .room import Room
+from .spare import can_follow, is_init_bound
+from .spares import Spares
 from .zygote import Stamp, read_stamp
 
 #: Seconds until a zygote that says nothing is given up, and a process that was to report itself.
@@ -37,7 +40,10 @@ class Starter:
         texts: Dict[str, str],
         folder: str,
         on_ready: Callable[[str], None],
-        early: Optional[Preloading] = None,
+        early: Optional[Preloading],
+        *,
+        sockets: str,
+        room: Room,
     ) -> None:
         self._texts = texts
         self._early = early
@@ -47,15 +53,20 @@ class Starter:
         self._env: Dict[str, str] = {}
         self._zygote: Optional[Zygote] = None
         self._following: Set[asyncio.Future[None]] = set()
+        self._spares = Spares(folder, sockets, self._begin_spare, room)
 
-    def prepare(self, path: List[str], first: bool, env: Dict[str, str]) -> None:
-        """Say where ipykernel is, and warm a zygote; nothing happens when that is so already."""
+    def prepare(self, path: List[str], first: bool, env: Dict[str, str], spares: int) -> None:
+        """Say where ipykernel is, and warm a zygote and spare kernels, unless that is so already.
+
+        Raises `OSError`, and `ValueError` for variables that no process can have.
+        """
         setup = Setup(os.getpid(), path, first)
         remember(self._folder, Preparation(path, first, env))
         env = {**os.environ, **env}
         changed = (setup, env) != (self._setup, self._env)
         self._setup, self._env = setup, env
         self._current_zygote(setup, renew=changed)
+        self._spares.want(spares)
 
     async def start(self, request: Request) -> Started:
         """Start the kernel of `request`. Raises `OSError` or `ValueError` when no process can be made."""
@@ -64,29 +75,53 @@ class Starter:
         note = "its variables bind at start"
         if not self._needs_own_interpreter(request.env):
             try:
-                return Started(await self._fork(self._setup, request), "fork")
+                return await self._fork(self._setup, request)
             except ZygoteError as failure:
                 note = str(failure)
         return Started(await self._start_alone(self._setup, request), "start", note)
 
-    def child_exited(self, pid: int) -> None:
-        """To be told of every child that ended."""
+    def look(self) -> None:
+        """To be called now and then."""
+        self._spares.look()
+
+    def child_exited(self, pid: int) -> bool:
+        """To be told of every child that ended; whether it was a spare."""
         if self._early is not None and self._early.pid == pid:
             self._early.channel.close()
             self._early = None
         if self._zygote is not None and self._zygote.pid == pid:
             self._zygote.ended = True
+        return self._spares.child_exited(pid)
 
     def close(self) -> None:
         self._drop_early()
+        self._spares.drop()
         if self._zygote is not None:
             self._zygote.retire()
 
     # By fork
 
-    async def _fork(self, setup: Setup, request: Request) -> int:
+    async def _fork(self, setup: Setup, request: Request) -> Started:
         zygote = self._current_zygote(setup)
         await zygote.warm()
+        if can_follow(request) and not self._differs(request.env, is_init_bound):
+            spare = await self._spares.take(request)
+            if spare is not None:
+                self._follow(request, spare.line, is_sent=True)
+                return Started(spare.pid, "spare")
+        self._spares.delay()
+        pid, line = await self._fork_from(zygote)
+        self._follow(request, line)
+        return Started(pid, "fork")
+
+    async def _begin_spare(self) -> Tuple[int, Line]:
+        if self._zygote is None:
+            raise ZygoteError("nothing was prepared")
+        zygote = self._zygote
+        await zygote.complete()
+        return await self._fork_from(zygote)
+
+    async def _fork_from(self, zygote: Zygote) -> Tuple[int, Line]:
         line, theirs = await _open_line()
         try:
             zygote.fork(theirs)
@@ -99,14 +134,14 @@ class Starter:
             raise ZygoteError("the preloaded process made no kernel: %r" % error) from error
         finally:
             theirs.close()
-        self._follow(request, line)
-        return int(pid)
+        return int(pid), line
 
     def _current_zygote(self, setup: Setup, renew: bool = False) -> Zygote:
         if self._zygote is None or renew or self._zygote.is_stale():
             former, self._zygote = self._zygote, None
             if former is not None:
                 former.retire()
+            self._spares.drop()
             self._zygote = Zygote(self._preloading(setup))
         return self._zygote
 
@@ -125,8 +160,11 @@ class Starter:
             early.channel.close()
 
     def _needs_own_interpreter(self, env: Dict[str, str]) -> bool:
+        return self._differs(env, is_start_bound)
+
+    def _differs(self, env: Dict[str, str], is_bound: Callable[[str], bool]) -> bool:
         names = set(env) | set(self._env)
-        return any(is_start_bound(name) and env.get(name) != self._env.get(name) for name in names)
+        return any(is_bound(name) and env.get(name) != self._env.get(name) for name in names)
 
     # By an interpreter of its own
 
@@ -153,11 +191,12 @@ class Starter:
 
     # Both
 
-    def _follow(self, request: Request, line: Line, skip: int = 0) -> None:
+    def _follow(self, request: Request, line: Line, skip: int = 0, is_sent: bool = False) -> None:
         """Send the request, and tell when the kernel is ready; `skip` bytes come before it says so."""
 
         async def follow() -> None:
-            line.writer.write(request.encode())
+            if not is_sent:
+                line.writer.write(request.encode())
             try:
                 await line.reader.readexactly(skip + 1)
                 self._on_ready(request.kernel)
@@ -184,6 +223,7 @@ class Zygote:
         self.ended = False
         self.pid = preloading.pid
         self._channel = preloading.channel
+        self._complete = asyncio.Event()
         self._setup = preloading.setup
         self._site = read_site(preloading.setup)
         self._files: Dict[str, Stamp] = {}
@@ -202,6 +242,11 @@ class Zygote:
             self._cannot("it took longer than %d s" % PRELOAD_LIMIT)
             self.retire()
             await self._warm
+
+    async def complete(self) -> None:
+        """Wait until it has imported all that it is going to."""
+        await self.warm()
+        await self._complete.wait()
 
     def is_stale(self) -> bool:
         """Whether another one would do better.
@@ -252,6 +297,8 @@ class Zygote:
             self._cannot(told["failed"])
         elif not self._reason:
             self._files = told["files"]
+            if "complete" in told:
+                self._complete.set()
             if not self._warm.done():
                 self._warm.set_result(None)
 

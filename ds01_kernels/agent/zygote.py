@@ -24,7 +24,7 @@ import threading
 import time
 import traceback
 from contextlib import suppress
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence
 
 from . import kernel, processes
 
@@ -69,6 +69,7 @@ def main(setup: Dict[str, Any], channel_fd: int) -> None:
     while "files" in report:
         if not is_complete and not select.select([channel], [], [], PAUSE)[0]:
             report, is_complete = _report(lambda: _preload_rest(began)), True
+            report["complete"] = True
             _send(channel, report)
             continue
         line = _next_line(channel)
@@ -98,7 +99,8 @@ def _preload(setup: kernel.Setup, began: int) -> Dict[str, Stamp]:
     # project's own is too old, the copy comes first until everything it consists of is imported.
     setup.put_on_path()
     importlib.import_module("ipykernel.kernelapp")
-    importlib.import_module(kernel.__package__ + ".notices")
+    for name in (".notices", ".spare"):
+        importlib.import_module(kernel.__package__ + name)
     _import([*LATE_IMPORTS, *(LAST_IMPORTS if setup.first else ())])
     if setup.first:
         del sys.path[: len(setup.path)]
@@ -125,19 +127,19 @@ def _ready_to_fork(began: int) -> Dict[str, Stamp]:
         raise RuntimeError("a package started a thread while it was imported, so forking would not be safe")
     if "numpy.random" in sys.modules:
         raise RuntimeError("numpy was loaded at start, so all kernels would draw the same random numbers")
-    files = _stamps(began)
+    files = stamps(began, list(sys.modules))
     # Keeps the collector from touching, and so copying, the pages that all kernels share.
     gc.freeze()
     gc.enable()
     return files
 
 
-def _stamps(began: int) -> Dict[str, Stamp]:
-    """The files behind the loaded modules, with what tells that one was replaced."""
+def stamps(began: int, modules: Iterable[str]) -> Dict[str, Stamp]:
+    """The files behind modules loaded since `began` (ns), with what tells that one was replaced."""
     files: Dict[str, Stamp] = {}
     now = time.time_ns()
-    for module in list(sys.modules.values()):
-        name = getattr(module, "__file__", None)
+    for module in modules:
+        name = getattr(sys.modules.get(module), "__file__", None)
         if isinstance(name, str):
             stamp = read_stamp(name)
             if stamp is not None:
