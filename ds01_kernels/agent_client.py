@@ -227,13 +227,8 @@ class Agent:
 
         Raises `AgentLostError`.
         """
-        self._preparation = {
-            "kind": "prepare",
-            "path": list(path),
-            "first": first,
-            "env": dict(env),
-            "spares": spares,
-        }
+        what = {"path": list(path), "first": first, "env": dict(env), "spares": spares}
+        self._preparation = {"kind": "prepare", **what}
         self._calls.send(self._preparation)
 
     async def count_kernels(self) -> int:

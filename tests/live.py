@@ -258,6 +258,9 @@ _LOOK = """
 import json, os
 def command(pid):
     try:
+        with open(f"/proc/{pid}/oom_score_adj") as file:
+            if file.read() == "1000\\n":
+                return ""  # a spare
         with open(f"/proc/{pid}/cmdline") as file:
             return file.read().replace("\\0", " ").strip() or f"zombie {pid}"
     except OSError:
@@ -287,13 +290,19 @@ def leftovers(site: Site, project: ProjectFolder) -> dict[str, list[str]]:
         ],
         "zygotes": [command for command in look["commands"] if "# ds01 zygote" in command][1:],
         "agents": [command for command in look["commands"] if "# ds01 agent" in command][1:],
-        "sockets": [name for name in look["sockets"] if name != AGENT],
-        "connection files and logs": [name for name in look["files"] if not name.endswith(_AGENTS_FILES)],
+        "sockets": [name for name in look["sockets"] if name != AGENT and not _is_of_spare(name)],
+        "connection files and logs": [
+            name for name in look["files"] if not name.endswith(_AGENTS_FILES) and not _is_of_spare(name)
+        ],
         # Other kernels of this process may live elsewhere.
         "links": [str(path) for path in own if not (path / "s-1").exists()],
         "Jupyter's connection files": [path.name for path in site.runtime.iterdir() if not _leads_on(path)],
     }
     return {kind: things for kind, things in found.items() if things}
+
+
+def _is_of_spare(name: str) -> bool:
+    return name.startswith("spare-")
 
 
 def _leads_on(file: Path) -> bool:

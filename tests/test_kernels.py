@@ -412,8 +412,8 @@ asyncio.run(take())
 
 
 def nothing_left_but_shared(project: ProjectFolder) -> None:
-    count = "import os; print(len({n.rpartition('-')[0] for n in os.listdir('/run/ds01')}))"
-    until(lambda: in_container(project, count) in ("0\n", "1\n"))
+    names = "{n.rpartition('-')[0] for n in os.listdir('/run/ds01') if n != 'agent' and n[:6] != 'spare-'}"
+    until(lambda: in_container(project, f"import os; print(len({names}))") in ("0\n", "1\n"))
 
 
 # Encryption

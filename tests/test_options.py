@@ -132,6 +132,7 @@ BAD: dict[str, tuple[Any, ...]] = {
     "allow_host_kernels": ("maybe", 2, None),
     "orphan_grace": (-1, float("nan"), float("inf"), 1e300, 10**400, "30", True, None),
     "idle_stop": (-0.1, float("nan"), float("inf"), 1e300, "x", True),
+    "spare_kernels": (-1, 17, 1.5, "2", True),
     "exclusive_gpus": ("maybe", 2, None),
     "build_timeout": (float("nan"), float("inf"), -1, "x"),
     "engine_timeout": (0, float("nan"), float("inf"), -1, "x"),

@@ -22,8 +22,8 @@ MOST = 16
 
 #: Seconds: after a start, for the new kernel to have the machine for itself; between looks at the room there
 #: is; for a spare to initialise; for it to become a kernel.
-QUIET = 0.5
-PAUSE = 2.0
+QUIET = 0.15
+PAUSE = 0.5
 LIMIT = 20.0
 TAKE_LIMIT = 2.0
 
