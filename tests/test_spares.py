@@ -1,4 +1,4 @@
-"""Spare kernels: handed out at once, with no trace of anybody else, and gone when there is no room for them."""
+"""Spare kernels: handed out at once, with no trace of anybody else, and gone when there is no room."""
 
 from __future__ import annotations
 
@@ -6,15 +6,22 @@ import ast
 import asyncio
 import os
 import signal
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import live
 import pytest
+from conftest import ProjectFolder
+from test_agent import LIMIT, Site, kill, lives, run, site, wait_until
 
 from ds01_kernels.agent.room import Limits, Room
 from ds01_kernels.agent_client import Agent, KernelProcess
+from ds01_kernels.variables import WORKSPACE
+from ds01_kernels.workbench import Workbench
 
-from test_agent import LIMIT, Site, kill, lives, run, site, wait_until  # noqa: F401 - a fixture
+__all__ = ["site"]
 
 #: What a kernel knows of itself: everything that could tell of another notebook, or of how it came to be.
 FINGERPRINT = """
@@ -74,7 +81,7 @@ async def with_spare(site: Site, agent: Agent, **fields: Any) -> KernelProcess:
 
 
 @pytest.fixture
-def roomy(site: Site) -> Path:  # noqa: F811
+def roomy(site: Site) -> Path:
     """A folder that says of the machine what a test wants: that there is room."""
     folder = site.folder / "proc"
     (folder / "pressure").mkdir(parents=True)
@@ -89,7 +96,7 @@ def say(folder: Path, *, load: float = 0.0, running: int = 1, pressure: float = 
     (folder / "meminfo").write_text(f"MemTotal: 1000 kB\nMemFree: 1 kB\nMemAvailable: {free * 10} kB\n")
 
 
-def test_a_spare_is_as_a_forked_kernel_in_all_that_it_knows(site: Site, roomy: Path) -> None:  # noqa: F811
+def test_a_spare_is_as_a_forked_kernel_in_all_that_it_knows(site: Site, roomy: Path) -> None:
     async def work() -> None:
         agent = await site.connect()
         fields: dict[str, Any] = {
@@ -112,7 +119,7 @@ def test_a_spare_is_as_a_forked_kernel_in_all_that_it_knows(site: Site, roomy: P
     run(site, work)
 
 
-def test_the_next_one_knows_nothing_of_the_one_before(site: Site, roomy: Path) -> None:  # noqa: F811
+def test_the_next_one_knows_nothing_of_the_one_before(site: Site, roomy: Path) -> None:
     async def work() -> None:
         agent = await site.connect(spares=1)
         ask = "import os, random; session = get_ipython().history_manager.session_number"
@@ -130,7 +137,7 @@ def test_the_next_one_knows_nothing_of_the_one_before(site: Site, roomy: Path) -
     run(site, work)
 
 
-def test_sessions_in_the_history_are_those_of_notebooks(site: Site, roomy: Path) -> None:  # noqa: F811
+def test_sessions_in_the_history_are_those_of_notebooks(site: Site, roomy: Path) -> None:
     async def work() -> None:
         agent = await site.connect(spares=2)
         await waiting(site, 2)
@@ -142,7 +149,7 @@ def test_sessions_in_the_history_are_those_of_notebooks(site: Site, roomy: Path)
     run(site, work)
 
 
-def test_startup_files_run_for_the_notebook(site: Site, roomy: Path) -> None:  # noqa: F811
+def test_startup_files_run_for_the_notebook(site: Site, roomy: Path) -> None:
     async def work() -> None:
         startup = site.folder / ".ipython" / "profile_default" / "startup"
         startup.mkdir(parents=True)
@@ -155,7 +162,7 @@ def test_startup_files_run_for_the_notebook(site: Site, roomy: Path) -> None:  #
     run(site, work)
 
 
-def test_with_configuration_files_there_are_none(site: Site, roomy: Path) -> None:  # noqa: F811
+def test_with_configuration_files_there_are_none(site: Site, roomy: Path) -> None:
     async def work() -> None:
         agent = await site.connect(spares=1)
         await waiting(site)
@@ -176,7 +183,7 @@ def test_with_configuration_files_there_are_none(site: Site, roomy: Path) -> Non
     [{"env": {"IPYTHONDIR": "/tmp/elsewhere"}}, {"arguments": ["--IPKernelApp.exec_lines=a = 1"]}],
     ids=["variable", "argument"],
 )
-def test_what_a_spare_cannot_follow_is_forked(site: Site, roomy: Path, fields: dict[str, Any]) -> None:  # noqa: F811
+def test_what_a_spare_cannot_follow_is_forked(site: Site, roomy: Path, fields: dict[str, Any]) -> None:
     async def work() -> None:
         agent = await site.connect(spares=1)
         await waiting(site)
@@ -187,7 +194,7 @@ def test_what_a_spare_cannot_follow_is_forked(site: Site, roomy: Path, fields: d
     run(site, work)
 
 
-def test_a_history_file_is_followed(site: Site, roomy: Path) -> None:  # noqa: F811
+def test_a_history_file_is_followed(site: Site, roomy: Path) -> None:
     async def work() -> None:
         agent = await site.connect(spares=1)
         process = await with_spare(site, agent, arguments=["--HistoryManager.hist_file=:memory:"])
@@ -197,7 +204,7 @@ def test_a_history_file_is_followed(site: Site, roomy: Path) -> None:  # noqa: F
     run(site, work)
 
 
-def test_another_one_comes_and_none_counts(site: Site, roomy: Path) -> None:  # noqa: F811
+def test_another_one_comes_and_none_counts(site: Site, roomy: Path) -> None:
     async def work() -> None:
         agent = await site.connect(spares=2)
         await waiting(site, 2)
@@ -218,13 +225,13 @@ def test_another_one_comes_and_none_counts(site: Site, roomy: Path) -> None:  # 
     run(site, work)
 
 
-async def with_spare_of_two(site: Site, agent: Agent) -> KernelProcess:  # noqa: F811
+async def with_spare_of_two(site: Site, agent: Agent) -> KernelProcess:
     process = await site.kernel(agent)
     assert process.how == "spare"
     return process
 
 
-def test_more_at_once_than_there_are_are_forked(site: Site, roomy: Path) -> None:  # noqa: F811
+def test_more_at_once_than_there_are_are_forked(site: Site, roomy: Path) -> None:
     async def work() -> None:
         agent = await site.connect(spares=1)
         await waiting(site)
@@ -239,7 +246,7 @@ def test_more_at_once_than_there_are_are_forked(site: Site, roomy: Path) -> None
 
 @pytest.mark.parametrize("state", [{"pressure": 11.0}, {"free": 9}], ids=["pressure", "available"])
 def test_they_go_when_memory_is_short_and_come_back(
-    site: Site,  # noqa: F811
+    site: Site,
     roomy: Path,
     state: dict[str, Any],
 ) -> None:
@@ -256,7 +263,7 @@ def test_they_go_when_memory_is_short_and_come_back(
     run(site, work)
 
 
-def test_a_changed_module_ends_them(site: Site, roomy: Path) -> None:  # noqa: F811
+def test_a_changed_module_ends_them(site: Site, roomy: Path) -> None:
     async def work() -> None:
         module = site.packages / "changing.py"
         module.write_text("value = 1")
@@ -279,7 +286,7 @@ def test_a_changed_module_ends_them(site: Site, roomy: Path) -> None:  # noqa: F
     run(site, work)
 
 
-def test_a_killed_spare_is_replaced(site: Site, roomy: Path) -> None:  # noqa: F811
+def test_a_killed_spare_is_replaced(site: Site, roomy: Path) -> None:
     async def work() -> None:
         agent = await site.connect(spares=1)
         await waiting(site)
@@ -295,7 +302,7 @@ def test_a_killed_spare_is_replaced(site: Site, roomy: Path) -> None:  # noqa: F
     run(site, work)
 
 
-def test_a_spare_that_hangs_is_left_aside(site: Site, roomy: Path) -> None:  # noqa: F811
+def test_a_spare_that_hangs_is_left_aside(site: Site, roomy: Path) -> None:
     async def work() -> None:
         agent = await site.connect(spares=1)
         await waiting(site)
@@ -333,3 +340,65 @@ def test_room_in_a_container_with_a_limit(tmp_path: Path) -> None:
     assert not Room(lambda: (1000, 850), str(tmp_path)).is_short()
     assert not Room(lambda: (1000, 950), str(tmp_path), Limits(available=0.01)).is_short()
     assert not Room(lambda: (0, 950), str(tmp_path)).is_short(), "no limit"
+
+
+# On the engine
+
+
+@pytest.fixture(scope="module")
+def live_site(engine_available: None) -> Iterator[live.Site]:
+    # What says nothing of the machine says that there is room.
+    with live.a_site("c.Workbench.variables = {'DS01_PROC_FOLDER': '/none'}") as made:
+        yield made
+
+
+def how(kernel: live.LiveKernel) -> str:
+    return str(kernel.manager.provisioner._place._process.how)
+
+
+def spare_in(project: ProjectFolder) -> bool:
+    """Whether one waits, or is about to, in the project's container."""
+    look = "import os; print([name for name in os.listdir('/run/ds01') if name.startswith('spare-')])"
+    return "-5'" in live.in_container(project, look)
+
+
+@pytest.mark.engine
+def test_in_a_container_starts_and_restarts_get_one(live_site: live.Site) -> None:
+    project = live_site.project("spared")
+    folder = project.path / "sub"
+    folder.mkdir()
+    name = f"ds01-{project.name}"
+    with live.a_kernel(name, cwd=str(folder), env={**os.environ, "JPY_SESSION_NAME": "a.ipynb"}) as kernel:
+        live.until(lambda: spare_in(project))
+        time.sleep(0.5)
+        info = kernel.manager.get_connection_info()
+        kernel.run("mark = 1")
+        kernel.restart()
+        assert how(kernel) == "spare"
+        assert kernel.manager.get_connection_info() == info
+        assert kernel.run("import os; print('mark' in globals(), os.getcwd(), __session__)").split() == [
+            "False",
+            "/workspace/sub",
+            "a.ipynb",
+        ]
+        live.until(lambda: spare_in(project))
+        time.sleep(0.5)
+        with live.a_kernel(name) as other:
+            assert how(other) == "spare"
+            seen = "import os; print(os.getcwd(), '__session__' in globals(), 'JPY_SESSION_NAME' in os.environ)"
+            assert other.run(seen).split() == [str(WORKSPACE), "False", "False"]
+            own = kernel.manager.get_connection_info()["key"], other.manager.get_connection_info()["key"]
+            assert own[0] != own[1]
+            assert other.run("print('to the right one')") == "to the right one\n"
+    live.nothing_left(live_site, project)
+
+
+@pytest.mark.engine
+def test_a_container_with_spares_alone_has_no_kernels(live_site: live.Site) -> None:
+    project = live_site.project("idle")
+    workbench = Workbench.open()
+    found = next(each for each in workbench.projects().projects if each.name == project.name)
+    info = workbench.call(workbench.launcher.deploy(found))
+    live.until(lambda: spare_in(project))
+    assert workbench.call(workbench.launcher.count_kernels(info)) == 0
+    assert workbench.call(workbench.launcher.retire(found, force=False))

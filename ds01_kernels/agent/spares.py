@@ -120,7 +120,7 @@ class Spares:
 
     def child_exited(self, pid: int) -> bool:
         """Whether that child was a spare."""
-        self._waiting = [spare for spare in self._waiting if spare.pid != pid]
+        self._waiting[:] = [spare for spare in self._waiting if spare.pid != pid]
         was_spare = pid in self._began
         self._forget(pid)
         return was_spare
@@ -142,12 +142,15 @@ class Spares:
                 await asyncio.sleep(PAUSE)
                 continue
             try:
-                self._waiting.append(await self._begin_one())
+                spare = await self._begin_one()
             except Exception as error:
                 # Until the zygote is another one: what stands in the way is still there.
                 self._is_futile = True
                 logs.say("there are no spare kernels: %.500r" % error)
                 return
+            # It may have ended meanwhile.
+            if spare.pid in self._began:
+                self._waiting.append(spare)
 
     async def _begin_one(self) -> Waiting:
         pid, line = await self._begin()
