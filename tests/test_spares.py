@@ -385,8 +385,8 @@ def test_in_a_container_starts_and_restarts_get_one(live_site: live.Site) -> Non
         time.sleep(0.5)
         with live.a_kernel(name) as other:
             assert how(other) == "spare"
-            seen = "import os; print(os.getcwd(), '__session__' in globals(), 'JPY_SESSION_NAME' in os.environ)"
-            assert other.run(seen).split() == [str(WORKSPACE), "False", "False"]
+            seen = "os.getcwd(), '__session__' in globals(), 'JPY_SESSION_NAME' in os.environ"
+            assert other.run(f"import os; print({seen})").split() == [str(WORKSPACE), "False", "False"]
             own = kernel.manager.get_connection_info()["key"], other.manager.get_connection_info()["key"]
             assert own[0] != own[1]
             assert other.run("print('to the right one')") == "to the right one\n"
