@@ -97,7 +97,7 @@ def recall(folder: str) -> Optional[Preparation]:
         if not all(isinstance(text, str) for text in [*path, *env, *env.values()]):
             return None
         return Preparation(path, bool(told["first"]), env)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
