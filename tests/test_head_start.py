@@ -86,7 +86,7 @@ def test_the_agent_starts_with_its_container(engine_available: None) -> None:
         look = (
             "import os\n"
             "lines = [open(f'/proc/{pid}/cmdline').read() for pid in os.listdir('/proc') if pid.isdigit()]\n"
-            "print(*sorted(mark for mark in ('agent', 'zygote') for line in lines if f'# ds01 {mark}' in line))"
+            "print(*sorted(m for m in ('agent', 'zygote') for line in lines if f'# ds01 {m}' in line))"
         )
         live.until(lambda: live.in_container(project, look) == "agent zygote\n")
         with live.a_kernel(f"ds01-{project.name}") as kernel:
