@@ -46,6 +46,7 @@ import os, signal
 def start():
     with open("{SOCKETS / AGENT}", encoding="utf-8") as file:
         program = file.read()
+    os.remove(file.name)
     if os.fork():
         os.wait()
     elif os.fork():

@@ -77,9 +77,9 @@ class Options(SingletonConfigurable):
         1,
         min=0,
         max=16,
-        help="Kernels that are begun in each container before anybody wants them, and that the next starts and "
-        "restarts get at once. Each takes about 16 MB; they are made while a core is free, and end when memory is "
-        "short. None where IPython has configuration files. 0: none.",
+        help="Kernels that are begun in each container before anybody wants them, and that the next starts "
+        "and restarts get at once. Each takes about 16 MB; they are made while a core is free, and end when "
+        "memory is short. None where IPython has configuration files. 0: none.",
     ).tag(config=True)
     pass_variables = List(
         Unicode(), help="Further variables of the server that kernels get; shell patterns such as 'WANDB_*'."

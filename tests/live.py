@@ -23,7 +23,7 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 from jupyter_client.provisioning import KernelProvisionerFactory
 
-from ds01_kernels.connection import AGENT, run_root
+from ds01_kernels.connection import run_root
 from ds01_kernels.engine.docker_connection import connect
 from ds01_kernels.kernelspecs import PROVISIONER, install
 from ds01_kernels.projects import discover
@@ -290,7 +290,7 @@ def leftovers(site: Site, project: ProjectFolder) -> dict[str, list[str]]:
         ],
         "zygotes": [command for command in look["commands"] if "# ds01 zygote" in command][1:],
         "agents": [command for command in look["commands"] if "# ds01 agent" in command][1:],
-        "sockets": [name for name in look["sockets"] if name != AGENT and not _is_of_spare(name)],
+        "sockets": [name for name in look["sockets"] if not _is_of_spare(name)],
         "connection files and logs": [
             name for name in look["files"] if not name.endswith(_AGENTS_FILES) and not _is_of_spare(name)
         ],

@@ -16,7 +16,8 @@ import pytest
 from conftest import ProjectFolder
 from test_agent import LIMIT, Site, kill, lives, run, site, wait_until
 
-from ds01_kernels.agent.room import Limits, Room
+from ds01_kernels.agent.room import Room
+from ds01_kernels.agent.spares import SIZE
 from ds01_kernels.agent_client import Agent, KernelProcess
 from ds01_kernels.variables import WORKSPACE
 from ds01_kernels.workbench import Workbench
@@ -93,7 +94,9 @@ def roomy(site: Site) -> Path:
 def say(folder: Path, *, load: float = 0.0, running: int = 1, pressure: float = 0.0, free: int = 50) -> None:
     (folder / "loadavg").write_text(f"{load:.2f} 0.00 0.00 {running}/99 1\n")
     (folder / "pressure" / "memory").write_text(f"some avg10={pressure:.2f} avg60=0.00 avg300=0.00 total=0\n")
-    (folder / "meminfo").write_text(f"MemTotal: 1000 kB\nMemFree: 1 kB\nMemAvailable: {free * 10} kB\n")
+    total = 10_000_000
+    lines = f"MemTotal: {total} kB\nMemFree: 1 kB\nMemAvailable: {total * free // 100} kB\n"
+    (folder / "meminfo").write_text(lines)
 
 
 def test_a_spare_is_as_a_forked_kernel_in_all_that_it_knows(site: Site, roomy: Path) -> None:
@@ -335,11 +338,24 @@ def test_room(tmp_path: Path, state: dict[str, Any], calm: bool, short: bool) ->
     assert (room.is_calm(), room.is_short()) == (calm, short)
 
 
-def test_room_in_a_container_with_a_limit(tmp_path: Path) -> None:
-    assert Room(lambda: (1000, 950), str(tmp_path)).is_short()
-    assert not Room(lambda: (1000, 850), str(tmp_path)).is_short()
-    assert not Room(lambda: (1000, 950), str(tmp_path), Limits(available=0.01)).is_short()
-    assert not Room(lambda: (0, 950), str(tmp_path)).is_short(), "no limit"
+@pytest.mark.parametrize(
+    ("limit", "used", "short", "short_of_it"),
+    [
+        (8 << 30, 7 << 30, False, False),
+        (8 << 30, 15 << 29, True, True),
+        (400 << 20, 272 << 20, False, False),
+        (400 << 20, 273 << 20, False, True),
+        (400 << 20, 305 << 20, True, True),
+        (64 << 20, 0, True, True),
+        (0, 1 << 40, False, False),
+    ],
+    ids=["large", "large-full", "small", "small-and-one-more", "small-full", "tiny", "none"],
+)
+def test_room_in_a_container_with_a_limit(
+    tmp_path: Path, limit: int, used: int, short: bool, short_of_it: bool
+) -> None:
+    room = Room(lambda: (limit, used), str(tmp_path))
+    assert (room.is_short(), room.is_short(SIZE)) == (short, short_of_it)
 
 
 # On the engine

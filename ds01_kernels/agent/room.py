@@ -15,11 +15,13 @@ class Limits(NamedTuple):
     """Beyond them memory is short.
 
     `pressure`: per cent of the last 10 s in which some process waited for memory
-    (https://docs.kernel.org/accounting/psi.html). `available`: the share of memory that is to stay free.
+    (https://docs.kernel.org/accounting/psi.html). `available`: the share of memory that is to stay free, and
+    `least`: the bytes, which is more where a container's limit is small.
     """
 
     pressure: float = 10.0
     available: float = 0.1
+    least: int = 96 << 20
 
 
 LIMITS = Limits()
@@ -47,16 +49,19 @@ class Room:
         except (IndexError, ValueError):
             return True
 
-    def is_short(self) -> bool:
-        """Whether memory is short, on the machine or in the container."""
+    def is_short(self, needed: int = 0) -> bool:
+        """Whether memory is short, here or on the machine, or would be with `needed` bytes less."""
         if self._pressure() > self._limits.pressure:
             return True
         about = self._meminfo()
-        total, available = about.get("MemTotal", 0), about.get("MemAvailable", 0)
-        if total and available < total * self._limits.available:
-            return True
         limit, used = self._usage()
-        return limit > 0 and limit - used < limit * self._limits.available
+        return self._is_little(
+            about.get("MemAvailable", 0) - needed, about.get("MemTotal", 0)
+        ) or self._is_little(limit - used - needed, limit)
+
+    def _is_little(self, free: int, total: int) -> bool:
+        """Of a total of 0 nothing is known."""
+        return total > 0 and free < max(total * self._limits.available, self._limits.least)
 
     def _pressure(self) -> float:
         for line in memory.text(os.path.join(self._proc, "pressure", "memory")).splitlines():
@@ -71,10 +76,11 @@ class Room:
         return 0.0
 
     def _meminfo(self) -> Dict[str, int]:
+        """In bytes."""
         found: Dict[str, int] = {}
         for line in memory.text(os.path.join(self._proc, "meminfo")).splitlines():
             name, _, rest = line.partition(":")
             words = rest.split()
             if words and words[0].isdigit():
-                found[name] = int(words[0])
+                found[name] = int(words[0]) << 10
         return found

@@ -27,6 +27,9 @@ PAUSE = 0.5
 LIMIT = 20.0
 TAKE_LIMIT = 2.0
 
+#: Bytes that one takes, and somewhat more: what is begun must not be short of memory by that alone.
+SIZE = 32 << 20
+
 
 class Waiting:
     """A spare that waits, and the line to it."""
@@ -138,7 +141,7 @@ class Spares:
             await asyncio.sleep(max(self._quiet_until - loop.time(), 0.0))
             if loop.time() < self._quiet_until:
                 continue
-            if not self._room.is_calm() or self._room.is_short():
+            if not self._room.is_calm() or self._room.is_short(SIZE):
                 await asyncio.sleep(PAUSE)
                 continue
             try:
