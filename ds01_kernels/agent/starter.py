@@ -132,6 +132,9 @@ class Starter:
             # A process that reports itself after all finds its line closed, and ends.
             line.close()
             raise ZygoteError("the preloaded process made no kernel: %r" % error) from error
+        except BaseException:
+            line.close()
+            raise
         finally:
             theirs.close()
         return int(pid), line
