@@ -15,6 +15,7 @@ PACKAGE = Path(ds01_kernels.__file__).parent
 #: Where the machine's clock is read, and why. Whatever waits takes `time.monotonic` or its loop's time.
 WALL_CLOCK = {
     "agent/changes.py": "compared with the times of files",
+    "agent/spare.py": "compared with the times of files",
     "agent/watch.py": "compared with the times of files; ages below zero count as old",
     "agent/zygote.py": "compared with the times of files",
     "engine/docker_files.py": "the time that files in a container get",
