@@ -20,9 +20,9 @@ pytestmark = pytest.mark.engine
 MIB = 1 << 20
 GIB = 1 << 30
 
-#: A kernel prints half a GiB, in cells of 64 MiB. Jupyter holds up to a thousand messages for each websocket,
+#: A kernel prints a GiB, in cells of 64 MiB. Jupyter holds up to a thousand messages for each websocket,
 #: however large: what one cell prints may all be there at a time, when the server gets no core for a while.
-CELLS = 8
+CELLS = 16
 #: Bytes that each may grow by meanwhile.
 BOUNDS = {"server": 384 * MIB, "agent": 32 * MIB}
 LOG_BOUND = 32 * MIB
