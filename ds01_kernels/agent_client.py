@@ -222,7 +222,7 @@ class Agent:
         process.is_ready()
         return process
 
-    def prepare(self, path: Sequence[str], *, first: bool, env: Mapping[str, str], spares: int = 0) -> None:
+    def prepare(self, path: Sequence[str], first: bool, env: Mapping[str, str], *, spares: int = 0) -> None:
         """Say where ipykernel is; the agent warms its zygote, and so many spare kernels.
 
         Raises `AgentLostError`.

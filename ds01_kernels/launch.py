@@ -8,14 +8,15 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from . import containers, ipykernel_store
-from .agent.kernel import is_start_bound
+from .agent.kernel import Preparation, is_start_bound
 from .agent_client import Agent, Identity, KernelProcess, KernelRequest
 from .agent_stream import Load
 from .connection import SocketDirectory
-from .containers import IPYKERNEL, Running
+from .containers import IPYKERNEL, NOTHING_KNOWN, Running
 from .engine import ContainerInfo, Engine, EngineInfo
 from .errors import (
     AgentError,
@@ -85,6 +86,8 @@ class Launcher:
         self._settings = settings
         self._identity = identity
         self._stations: dict[str, Station] = {}
+        #: By the project's path, what the agent of its last container was told.
+        self._told: dict[Path, Preparation] = {}
         self._seeing_out: set[asyncio.Task[None]] = set()
         self._retiring: dict[str, asyncio.Lock] = {}
         self.idling = Idling(engine, self.locks, self.count_kernels, self._was_stopped)
@@ -122,7 +125,7 @@ class Launcher:
 
     async def _start(self, project: Project, request: KernelRequest) -> Started:
         station = await self.reach(project)
-        await self._prepare(station, curve="curve_secretkey" in request.connection)
+        await self._prepare(project, station, curve="curve_secretkey" in request.connection)
         process = await station.agent.spawn(request)
         try:
             await process.ready()
@@ -142,6 +145,7 @@ class Launcher:
                 settings,
                 store=await asyncio.to_thread(ipykernel_store.store_root),
                 is_idle=self._is_idle,
+                guess=self._guess(project),
             )
             return await self._station(project, running, settings.python)
 
@@ -155,7 +159,7 @@ class Launcher:
     async def deploy(self, project: Project) -> ContainerInfo:
         """Have the project's container running, and its agent ready for kernels."""
         station = await self.reach(project)
-        await self._prepare(station, curve=False)
+        await self._prepare(project, station, curve=False)
         return station.running.info
 
     async def retire(self, project: Project, *, force: bool) -> bool:
@@ -231,7 +235,7 @@ class Launcher:
         settings = await asyncio.to_thread(self._settings, project)
         info = await self._create_beside(project, image_id, settings, f"trial-{os.urandom(4).hex()}")
         try:
-            running = await containers.run(self.engine, info)
+            running = await containers.run(self.engine, info, self._guess(project))
             async with self.visit(running.info, settings.python) as agent:
                 yield agent
         finally:
@@ -247,9 +251,9 @@ class Launcher:
         """
         settings = await asyncio.to_thread(self._settings, project)
         info = await self._create_beside(project, image_id, settings, beside, host)
-        running = replace(await containers.run(self.engine, info), is_new=True)
+        running = replace(await containers.run(self.engine, info, self._guess(project)), is_new=True)
         station = await self._station(project, running, settings.python, is_noticed=False)
-        await self._prepare(station, curve=False)
+        await self._prepare(project, station, curve=False)
         return station
 
     async def retire_if_idle(self, container: str) -> bool:
@@ -339,7 +343,10 @@ class Launcher:
         self.changed(ContainerChanged(project.name, running.info.name, "running"))
         return station
 
-    async def _prepare(self, station: Station, *, curve: bool) -> None:
+    def _guess(self, project: Project) -> Preparation:
+        return self._told.get(project.path, NOTHING_KNOWN._replace(env=_of_zygotes()))
+
+    async def _prepare(self, project: Project, station: Station, *, curve: bool) -> None:
         """Have an ipykernel in place, and the agent's zygote warming."""
         if station.prepared or (station.prepared is not None and not curve):
             return
@@ -347,13 +354,16 @@ class Launcher:
         found = survey["ipykernel"]
         path: list[str] = []
         if found is None or not ipykernel_store.is_sufficient(found, curve=curve):
-            name = await ipykernel_store.provide(_target(survey), curve=curve)
+            name = await ipykernel_store.provide(ipykernel_store.Target.of(survey), curve=curve)
             path = [str(IPYKERNEL / name)]
-        env = {name: value for name, value in select(os.environ).plain.items() if is_start_bound(name)}
-        station.agent.prepare(
-            path, first=bool(path) and found is not None, env=env, spares=self.spare_kernels
-        )
+        told = Preparation(path, bool(path) and found is not None, _of_zygotes())
+        station.agent.prepare(*told, spares=self.spare_kernels)
         station.prepared = curve
+        self._told[project.path] = told
+
+
+def _of_zygotes() -> dict[str, str]:
+    return {name: value for name, value in select(os.environ).plain.items() if is_start_bound(name)}
 
 
 async def _nothing(project: Project) -> None:
@@ -384,13 +394,3 @@ def _started(station: Station, process: KernelProcess) -> Started:
             remedy=f"`docker stop {name}` ends what runs there; the next kernel starts it with a new one.",
         )
     return started
-
-
-def _target(survey: Mapping[str, Any]) -> ipykernel_store.Target:
-    return ipykernel_store.Target(
-        version=tuple(survey["version"][:2]),
-        implementation=survey["implementation"],
-        libc=survey["libc"],
-        libc_version=tuple(survey["libc_version"]),
-        machine=survey["machine"],
-    )
