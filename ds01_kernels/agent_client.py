@@ -235,6 +235,12 @@ class Agent:
         """Send a message that has no answer. Raises `AgentLostError`."""
         self._calls.send(message)
 
+    async def is_lost(self) -> bool:
+        """Wait until it cannot be used any more; False when that is because it was closed here."""
+        if self._reading is not None:
+            await asyncio.wait([self._reading])
+        return not self._closing
+
     async def close(self) -> None:
         """End our kernels in the container and the stream."""
         if self._closing:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +33,7 @@ from .projects import Project
 from .settings import Settings
 from .station import Started, Station
 from .unreachable import why_unreachable
+from .vanishing import tell_end
 from .variables import select
 
 log = logging.getLogger("ds01_kernels")
@@ -95,8 +96,11 @@ class Launcher:
             if process.agent.has_successor:
                 await self.retire_if_idle(process.agent.container)
 
-        # Kept here, as asyncio keeps only weak references to tasks.
-        task = asyncio.create_task(_quietly(wait()))
+        self._keep(_quietly(wait()))
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        # asyncio keeps only weak references to tasks.
+        task = asyncio.create_task(work)
         self._seeing_out.add(task)
         task.add_done_callback(self._seeing_out.discard)
 
@@ -317,6 +321,7 @@ class Launcher:
             id_: station for id_, station in self._stations.items() if station.agent.lost is None
         }
         station = self._stations[running.info.id] = Station(running, agent)
+        self._keep(tell_end(self.engine, project, station, lambda event: self.changed(event)))
         if is_noticed:
             self.noticed(project, running.info, agent, running.is_new)
         self.changed(ContainerChanged(project.name, running.info.name, "running"))
