@@ -14,7 +14,6 @@ import signal
 import socket
 import stat
 import sys
-import traceback
 from contextlib import suppress
 from typing import Callable, Optional
 
@@ -126,6 +125,8 @@ def be_agent(log: int, program: bytes, *arguments: str) -> None:
         exec(program, {"__name__": "__main__"})  # noqa: S102 - it is ours
         code = 0
     except BaseException:
+        import traceback  # not for every relay
+
         traceback.print_exc()
     finally:
         with suppress(Exception):
