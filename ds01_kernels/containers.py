@@ -36,6 +36,14 @@ LABEL_SETTINGS = "ds01-kernels.settings"
 #: one: it is on trial, about to take its place, or kept for kernels that still run in it.
 LABEL_NAME = "ds01-kernels.name"
 
+PIP_VARIABLES = {
+    # An install is the user's decision, and the container is theirs: https://peps.python.org/pep-0668/
+    "PIP_BREAK_SYSTEM_PACKAGES": "1",
+    # What pip advises on that user, and on its own version, is no use to somebody who has no choice.
+    "PIP_ROOT_USER_ACTION": "ignore",
+    "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+}
+
 #: Seconds that a container's main process has for its end.
 STOP_GRACE = 10.0
 
@@ -184,7 +192,9 @@ def outdated(info: ContainerInfo, image: ImageInfo | None, settings: Settings | 
     """
     if image is None:
         return ()
-    has_other_settings = settings is not None and info.labels.get(LABEL_SETTINGS) != _digest(settings)
+    # One that others have made does not say, and has what they chose.
+    made_with = info.labels.get(LABEL_SETTINGS)
+    has_other_settings = settings is not None and made_with not in (None, _digest(settings))
     changed = {"image": info.image_id != image.id, "settings": has_other_settings}
     return tuple(name for name, is_another in changed.items() if is_another)
 
@@ -230,8 +240,9 @@ async def create(
     `host` is what the engine is, where that is known. Raises `EngineError`.
     """
     host = host or await engine.info()
-    sockets = SocketDirectory.new() if host.local else None
     person = person_in(host)
+    is_deployed = bool(host.deployer) and not beside
+    sockets = SocketDirectory.new() if host.local and not is_deployed else None
     try:
         spec = _spec(project, image, settings, store, sockets, person)
         info = await _created(engine, replace(spec, name=f"{spec.name}.{beside}") if beside else spec)
@@ -242,6 +253,9 @@ async def create(
             # Another process of ours was faster.
             return rival
         raise
+    if is_deployed:
+        # Who makes it gives it an account as well.
+        return info
     passwd = await engine.read_file(info.id, PurePosixPath("/etc/passwd")) or b""
     group = await engine.read_file(info.id, PurePosixPath("/etc/group")) or b""
     await engine.write_files(
@@ -333,12 +347,7 @@ def _spec(
         env={
             "HOME": str(person.home),
             "LANG": image.env.get("LANG", "C.UTF-8"),
-            # An install is the user's decision, and the container is theirs:
-            # https://peps.python.org/pep-0668/
-            "PIP_BREAK_SYSTEM_PACKAGES": "1",
-            # What pip advises on that user, and on its own version, is no use to somebody who has no choice.
-            "PIP_ROOT_USER_ACTION": "ignore",
-            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            **PIP_VARIABLES,
             # Where the agent learns of extras: https://pip.pypa.io/en/stable/reference/installation-report/
             "PIP_REPORT": str(PIP_REPORT),
             **settings.env,

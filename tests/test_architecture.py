@@ -36,6 +36,7 @@ LAYERS = (
         "exits",
         "unreachable",
         "containers",
+        "ds01_host",
         "ipykernel_store",
         "base_image",
         "testing",

@@ -62,6 +62,11 @@ def container_info(answer: Answer) -> ContainerInfo:
         started=_moment(state.get("StartedAt")),
         memory=int(host.get("Memory") or 0) or None,
         gpus=_gpus(host.get("DeviceRequests")),
+        mounts={
+            str(mount.get("Destination")): str(mount.get("Source"))
+            for mount in answer.get("Mounts") or ()
+            if mount.get("Type") == "bind"
+        },
     )
 
 

@@ -1,0 +1,296 @@
+"""Beside an installation of DS01: its commands make and remove the containers, and nothing bypasses them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from conftest import ProjectFolder
+from ds01_machine import Machine, a_machine
+from live import Site, a_site, docker
+from rebuilding import OFFLINE, wheel
+
+from ds01_kernels import containers
+from ds01_kernels.doctor import examine
+from ds01_kernels.ds01_host import Ds01Engine, find_commands, why_ended
+from ds01_kernels.ds01_host.commands import Outcome, quoted, refused, run
+from ds01_kernels.ds01_host.engine import gpu_words
+from ds01_kernels.engine import GpuRequest
+from ds01_kernels.errors import (
+    CheckFailedError,
+    ConflictError,
+    DeployRefusedError,
+    Ds01Error,
+    EngineTimeoutError,
+    SettingError,
+)
+from ds01_kernels.exits import Cause, Exit, told
+from ds01_kernels.projects import Project
+from ds01_kernels.rebuild import Order, Step
+from ds01_kernels.status import all_statuses, details
+from ds01_kernels.workbench import Workbench
+
+T = TypeVar("T")
+
+
+# Without an engine
+
+
+def script(folder: Path, name: str, text: str) -> str:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_the_commands_are_found_by_name_or_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_commands("container-deploy", "container-retire") is None
+    deploy = script(tmp_path, "container-deploy", "")
+    assert find_commands("container-deploy", "container-retire") is None, "one of them is not enough"
+    retire = script(tmp_path, "container-retire", "")
+    found = find_commands("container-deploy", "container-retire")
+    assert found is not None
+    assert (found.deploy, found.retire, found.docker) == (deploy, retire, "")
+    assert find_commands(deploy, retire) == found
+    assert find_commands("", "container-retire") is None
+    assert find_commands("container-deploy", "") is None
+    with pytest.raises(SettingError, match="Workbench.deploy_command is '/opt/no'"):
+        find_commands("/opt/no", retire)
+
+
+def test_a_command_has_no_terminal_no_input_and_not_the_hosts_variables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("CUDA_VISIBLE_DEVICES", "LD_PRELOAD", "DS01_CONTEXT", "DS01_INTERFACE"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("DOCKER_HOST", "unix:///kept")
+    text = 'env; cat; (: </dev/tty) 2>/dev/null && echo "has a terminal"; exit 3'
+    outcome = asyncio.run(run([script(tmp_path, "c", text)], 30))
+    assert outcome.code == 3
+    assert "DOCKER_HOST=unix:///kept" in outcome.text
+    assert not [line for line in outcome.text.splitlines() if line.startswith(("CUDA_", "LD_", "DS01_"))]
+    assert "has a terminal" not in outcome.text
+
+
+def test_a_command_that_takes_too_long_is_ended_with_all_that_it_has_started(tmp_path: Path) -> None:
+    mark = f"7{secrets.randbelow(10**8):08}"
+    command = script(tmp_path, "container-deploy", f"echo Waiting for a GPU\nsleep {mark} & sleep {mark}")
+    with pytest.raises(EngineTimeoutError, match=r"was ended after 1 s\. It said: Waiting for a GPU"):
+        asyncio.run(run([command, "p"], 1))
+    words = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if _is_there(path)]
+    assert not [one for one in words if mark.encode() in one and b"sleep" in one.split(b"\0")[0]]
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.read_bytes()
+    except OSError:
+        return False
+    return True
+
+
+def test_what_a_command_leaves_running_is_not_waited_for(tmp_path: Path) -> None:
+    command = script(tmp_path, "c", "echo done; sleep 20 &")
+    assert asyncio.run(asyncio.wait_for(run([command], 60), 15)) == Outcome(0, "done\n")
+
+
+LIMIT = """\
+
+\033[0;36m━━━━━━━━━━━━━━\033[0m
+\033[1mDS01 Container Deploy\033[0m
+\033[0;36m━━━━━━━━━━━━━━\033[0m
+╔══════════════════════════╗
+║  Container Limit Reached ║
+╚══════════════════════════╝
+
+  You have 3 containers, which is your maximum of 3.
+
+  To create a new container:
+    1. View your containers:  container-list
+\033]0;evil\a
+"""
+
+
+def test_a_refusal_is_told_in_the_commands_own_words() -> None:
+    said = quoted(Outcome(1, LIMIT).text)
+    assert said.startswith("It said: Container Limit Reached. You have 3 containers, which is your maximum")
+    error = refused(["/usr/local/bin/container-deploy", "p", "--background"], Outcome(1, LIMIT))
+    assert str(error).startswith(
+        "`container-deploy p --background` did not succeed. It said: Container Limit"
+    )
+    assert error.remedy
+    silent = refused(["/x/container-retire", "p"], Outcome(7, "\n\n"))
+    assert (
+        str(silent) == "`container-retire p` did not succeed. It ended with exit code 7 and without a word."
+    )
+    asked = "Choice [1-4]: /bin/container-deploy: line 3: /dev/tty: No such device or address\n"
+    error = refused(["/x/container-deploy", "p"], Outcome(1, f"Container already exists\n{asked}"))
+    assert "wants an answer on the terminal, and has none here. It said: Container already" in str(error)
+    assert len(quoted("error " * 1000)) < 500
+
+
+def test_gpus_in_the_words_of_ds01() -> None:
+    assert gpu_words(None, 1) == ["--num-gpus=1"]
+    assert gpu_words(None, 0) == ["--cpu-only"]
+    assert gpu_words(GpuRequest(count=2), 1) == ["--num-gpus=2"]
+    assert gpu_words(GpuRequest(ids=("GPU-1", "GPU-2", "GPU-3")), 1) == ["--num-gpus=3"]
+    with pytest.raises(SettingError, match="all GPUs"):
+        gpu_words(GpuRequest(count=-1), 1)
+
+
+def test_what_ds01_logged_of_a_containers_end(tmp_path: Path) -> None:
+    log = tmp_path / "events.jsonl"
+    stopped, killed = Exit(-9, Cause.STOPPED), Exit(-9)
+
+    def why(exit_: Exit = stopped, container: str = "p._.7") -> Exit:
+        return asyncio.run(why_ended(str(log), container, exit_))
+
+    def event(kind: str, when: datetime, **details: Any) -> str:
+        return json.dumps({"timestamp": when.isoformat(), "event_type": kind, "details": details})
+
+    assert why() == stopped, "no log"
+    now = datetime.now(UTC)
+    lines = [
+        event("maintenance.runtime_kill", now - timedelta(hours=1), container="p._.7", runtime="9h"),
+        event("maintenance.idle_kill", now, container="q._.7", idle_duration="1h"),
+        event("maintenance.idle_kill", now, container="p._.7", idle_duration="2h\033[31m"),
+        "[1]",
+        "{" * 5000,
+        '{"event_type": "maintenance.idle_kill", "details": 1}',
+        '{"event_type": "maintenance.idle_kill", "details": {"container": "p._.7"}, "timestamp": "soon"}',
+    ]
+    log.write_text("x" * 300_000 + "\n" + "\n".join(lines) + "\n")
+    found = why()
+    assert found.cause is Cause.IDLE
+    assert found.code == -9
+    sentence = told(found).sentence
+    assert "DS01 stopped the container, in which it saw no work (after 2h" in sentence
+    assert "\033" not in sentence
+    assert why(container="r._.7") == stopped
+    assert why(killed) == killed
+    log.unlink()
+    os.mkfifo(log)
+    assert why() == stopped, "a pipe blocks nobody"
+
+
+# On the real engine
+
+
+class Bench:
+    """A workbench on a machine of DS01, with one project."""
+
+    def __init__(self, site: Site, machine: Machine, project: ProjectFolder) -> None:
+        self.site = site
+        self.machine = machine
+        self.folder = project
+        self.workbench = Workbench.open()
+        self.project: Project = self.workbench.projects().get(project.name)
+
+    def call(self, work: Awaitable[T]) -> T:
+        async def run() -> T:
+            return await work
+
+        return self.workbench.call(run(), timeout=120)
+
+    def inspect(self) -> dict[str, Any]:
+        with docker() as client:
+            found: dict[str, Any] = client.inspect_container(self.folder.container)
+            return found
+
+    def image(self, tag: str = "latest") -> str:
+        with docker() as client:
+            return str(client.inspect_image(self.folder.image.replace(":latest", f":{tag}"))["Id"])
+
+    def rebuild(self, packages: tuple[str, ...] | None = None, **order: Any) -> list[Step]:
+        steps: list[Step] = []
+        work = self.workbench.rebuilds.rebuild(self.project, Order(packages=packages, **order), steps.append)
+        self.call(work)
+        return steps
+
+    def pip(self, *words: str) -> None:
+        with docker() as client:
+            made = client.exec_create(
+                self.folder.container, ["pip", *words], environment={"PIP_BREAK_SYSTEM_PACKAGES": "1"}
+            )
+            said = client.exec_start(made["Id"])
+            assert client.exec_inspect(made["Id"])["ExitCode"] == 0, said
+
+    def ds01s_own(self) -> None:
+        """Every container of the project was made by DS01's commands, those that are gone included."""
+        made = [one for one in self.machine.made() if one["name"].startswith(self.folder.name)]
+        assert made
+        for labels in made:
+            assert labels.get("ds01-kernels.test") == self.machine.mark, labels
+            assert labels["ds01.managed"] == "true"
+            assert ("ds01.interface" in labels) == (labels["name"] == self.folder.container)
+
+
+@pytest.fixture(scope="module")
+def machine(engine_available: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    with a_machine(tmp_path_factory.mktemp("ds01") / "bin", secrets.token_hex(6)) as machine:
+        yield machine
+
+
+@pytest.fixture(scope="module")
+def bench(machine: Machine) -> Iterator[Bench]:
+    with a_site(machine.settings) as site:
+        folder = site.project("beside", dockerfile=OFFLINE, built=False)
+        for version in ("1.0", "2.0"):
+            wheel(folder.path / "wheels", "beside_tool", version)
+        bench = Bench(site, machine, folder)
+        bench.call(bench.workbench.rebuilds.update(bench.project, Order(packages=()), lambda step: None))
+        yield bench
+
+
+@pytest.fixture(autouse=True)
+def _all_is_allowed(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("engine"):
+        request.getfixturevalue("machine").forget()
+
+
+@pytest.mark.engine
+def test_deployed_found_looked_at_and_retired(bench: Bench, machine: Machine) -> None:
+    info = bench.call(bench.workbench.launcher.deploy(bench.project))
+    name, path = bench.folder.name, bench.folder.path
+    assert machine.commands[0] == f"container-deploy {name} --background --num-gpus=1 --workspace={path}"
+    assert isinstance(bench.workbench.engine, Ds01Engine)
+    assert info.name == bench.folder.container
+
+    # Nothing of the host but the project, and none of the labels that are ours.
+    made = bench.inspect()
+    assert [mount["Destination"] for mount in made["Mounts"]] == ["/workspace"]
+    assert made["Config"]["Labels"]["ds01.interface"] == "orchestration"
+    assert containers.LABEL_NAME not in made["Config"]["Labels"]
+    environment = (machine.folder / "environment").read_text()
+    assert "CUDA_VISIBLE_DEVICES" not in environment
+    assert "DS01_CONTEXT" not in environment
+
+    # Drift is seen through the agent's stream.
+    bench.pip("install", "beside_tool==1.0")
+    look = bench.call(bench.workbench.drifts.look(bench.project))
+    assert [item.name for item in look.drift.added] == ["beside-tool"]
+    status, *others = bench.call(all_statuses(bench.workbench))
+    assert not others
+    assert (status.state, status.error, dict(status.drift or {})["added"]) == ("running", None, 1)
+    known = bench.call(details(bench.workbench, name))
+    assert (known.outdated, known.kernels, known.error) == (False, 0, None)
+
+    # Started again, stopped and removed by DS01's commands too.
+    bench.call(bench.workbench.launcher.restart(bench.project))
+    assert bench.inspect()["Id"] == made["Id"]
+    assert f"docker start {bench.folder.container}" in machine.commands
+    assert bench.call(bench.workbench.launcher.retire(bench.project, force=True))
+    assert f"container-retire {name} --force" in machine.commands
+    assert [one for one in machine.containers() if one["Name"] == f"/{bench.folder.container}"] == []
+    lost = bench.call(bench.workbench.drifts.look(bench.project)).lost
+    assert [item.name for item in lost.added] == ["beside-tool"]
+    bench.ds01s_own()
