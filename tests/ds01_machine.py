@@ -39,7 +39,7 @@ class Machine:
     @property
     def commands(self) -> list[str]:
         """What was run of DS01's commands, oldest first, without what only looks."""
-        lines = (self.folder / "log").read_text().splitlines()
+        lines = [line.strip() for line in (self.folder / "log").read_text().splitlines()]
         return [line for line in lines if line.split()[1] not in ("ps", "images", "version", "buildx")]
 
     @property

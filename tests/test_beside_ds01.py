@@ -6,8 +6,8 @@ import asyncio
 import json
 import os
 import secrets
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import replace
+from collections.abc import Awaitable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,18 +15,15 @@ from typing import Any, TypeVar
 import pytest
 from conftest import ProjectFolder
 from ds01_machine import Machine, a_machine
-from live import Site, a_site, docker
+from live import Site, a_site, docker, until
 from rebuilding import OFFLINE, wheel
 
 from ds01_kernels import containers
-from ds01_kernels.doctor import examine
 from ds01_kernels.ds01_host import Ds01Engine, find_commands, why_ended
 from ds01_kernels.ds01_host.commands import Outcome, quoted, refused, run
 from ds01_kernels.ds01_host.engine import gpu_words
 from ds01_kernels.engine import GpuRequest
 from ds01_kernels.errors import (
-    CheckFailedError,
-    ConflictError,
     DeployRefusedError,
     Ds01Error,
     EngineTimeoutError,
@@ -63,7 +60,7 @@ def test_the_commands_are_found_by_name_or_path(tmp_path: Path, monkeypatch: pyt
     assert find_commands(deploy, retire) == found
     assert find_commands("", "container-retire") is None
     assert find_commands("container-deploy", "") is None
-    with pytest.raises(SettingError, match="Workbench.deploy_command is '/opt/no'"):
+    with pytest.raises(SettingError, match=r"Workbench\.deploy_command is '/opt/no'"):
         find_commands("/opt/no", retire)
 
 
@@ -86,16 +83,15 @@ def test_a_command_that_takes_too_long_is_ended_with_all_that_it_has_started(tmp
     command = script(tmp_path, "container-deploy", f"echo Waiting for a GPU\nsleep {mark} & sleep {mark}")
     with pytest.raises(EngineTimeoutError, match=r"was ended after 1 s\. It said: Waiting for a GPU"):
         asyncio.run(run([command, "p"], 1))
-    words = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if _is_there(path)]
-    assert not [one for one in words if mark.encode() in one and b"sleep" in one.split(b"\0")[0]]
+    until(lambda: not _runs(f"sleep\0{mark}\0"))
 
 
-def _is_there(path: Path) -> bool:
-    try:
-        path.read_bytes()
-    except OSError:
-        return False
-    return True
+def _runs(words: str) -> bool:
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if path.read_bytes() == words.encode():
+                return True
+    return False
 
 
 def test_what_a_command_leaves_running_is_not_waited_for(tmp_path: Path) -> None:
@@ -294,3 +290,152 @@ def test_deployed_found_looked_at_and_retired(bench: Bench, machine: Machine) ->
     lost = bench.call(bench.workbench.drifts.look(bench.project)).lost
     assert [item.name for item in lost.added] == ["beside-tool"]
     bench.ds01s_own()
+
+
+@pytest.mark.engine
+def test_refusals_are_told_in_ds01s_words(bench: Bench, machine: Machine) -> None:
+    def refusal() -> Ds01Error:
+        with pytest.raises(Ds01Error) as caught:
+            bench.call(bench.workbench.launcher.deploy(bench.project))
+        with docker() as client:
+            names = [name for one in client.containers(all=True) for name in one["Names"]]
+        assert not [name for name in names if bench.folder.name in name], "nothing is left of it"
+        return caught.value
+
+    machine.tell("free-gpus", "0")
+    error = refusal()
+    assert isinstance(error, DeployRefusedError)
+    assert "It said: No GPUs Currently Available. All GPUs are currently in use by other users." in str(error)
+    assert "\033" not in str(error)
+
+    machine.forget()
+    machine.tell("most-containers", "0")
+    assert "Container Limit Reached. You have 0 containers, which is your maximum of 0." in str(refusal())
+
+    machine.forget()
+    machine.tell("ask")
+    error = refusal()
+    assert "wants an answer on the terminal, and has none here. It said:" in str(error)
+    assert "How many GPUs do you need?" in str(error)
+    assert "Run it in a terminal and answer there" in error.remedy
+
+    # Its folder is not to be another one.
+    machine.forget()
+    deploy = machine.folder / "container-deploy"
+    text = deploy.read_text()
+    try:
+        deploy.write_text(text.replace('-v "$workspace:/workspace"', '-v "$here:/workspace"'))
+        assert f"with {machine.folder} at /workspace, not {bench.folder.path}" in str(refusal())
+        deploy.write_text("#!/bin/sh\necho Cancelled.\n")
+        assert "says that all is well, and there is no container" in str(refusal())
+    finally:
+        deploy.write_text(text)
+
+
+@pytest.mark.engine
+def test_a_rebuild_and_back(bench: Bench, machine: Machine) -> None:
+    reason = bench.call(bench.workbench.rebuilds.stops_first(bench.project))
+    assert reason == "DS01 makes the containers here, and a project has one"
+    bench.call(bench.workbench.launcher.deploy(bench.project))
+    old, former = bench.inspect(), bench.image()
+    bench.pip("install", "beside_tool==1.0")
+    # What was lost with containers before this one is not asked for.
+    bench.call(bench.workbench.drifts.forget_lost(bench.project, ["beside-tool"]))
+    machine.forget()
+    steps = bench.rebuild()
+    assert [step.phase for step in steps if step.phase in ("check", "swap", "restart")] == [
+        "check",
+        "swap",
+        "restart",
+    ]
+    assert '"beside-tool==1.0"' in (bench.folder.path / "Dockerfile").read_text()
+    made = bench.inspect()
+    assert made["Id"] != old["Id"]
+    assert made["Image"] == bench.image() != former
+    assert bench.image("previous") == former
+    look = bench.call(bench.workbench.drifts.look(bench.project))
+    assert not look.drift.added
+    assert "beside-tool" in {package.name for package in look.installed.packages if look.installed}
+
+    # Tried beside the old one, which then goes before the new one comes; the trial was gone by then.
+    name = bench.folder.name
+    words = [line.split()[:2] for line in machine.commands]
+    assert words == [
+        ["docker", "create"],
+        ["docker", "start"],
+        ["docker", "rm"],
+        ["container-retire", name],
+        ["docker", "stop"],
+        ["docker", "rm"],
+        ["container-deploy", name],
+        ["docker", "create"],
+        ["docker", "start"],
+    ]
+    assert "--gpus" not in machine.commands[0]
+
+    bench.call(bench.workbench.rebuilds.rollback(bench.project, lambda step: None))
+    assert bench.inspect()["Image"] == bench.image() == former
+    assert "beside-tool" not in (bench.folder.path / "Dockerfile").read_text()
+    bench.ds01s_own()
+
+
+def stands(bench: Bench) -> tuple[str, str, str]:
+    """What a rebuild that failed leaves as it was."""
+    return (bench.folder.path / "Dockerfile").read_text(), bench.image(), bench.inspect()["Image"]
+
+
+@pytest.mark.engine
+def test_a_rebuild_whose_container_is_refused_is_taken_back(bench: Bench, machine: Machine) -> None:
+    bench.call(bench.workbench.launcher.deploy(bench.project))
+    before = stands(bench)
+
+    # The old container stays while it cannot be removed.
+    identity = bench.inspect()["Id"]
+    machine.tell("no-retire")
+    with pytest.raises(DeployRefusedError, match="Failed to stop container"):
+        bench.rebuild(("beside_tool==2.0",))
+    assert (stands(bench), bench.inspect()["Id"]) == (before, identity)
+
+    # Nor is anything touched when there is no room to try the image.
+    machine.forget()
+    machine.tell("no-memory")
+    with pytest.raises(DeployRefusedError, match="Aggregate Memory Quota Exceeded"):
+        bench.rebuild(("beside_tool==2.0",))
+    assert (stands(bench), bench.inspect()["Id"]) == (before, identity)
+
+    # The old one is gone, and the new one is refused: it is made of the old image again.
+    machine.forget()
+    machine.tell("fail-once")
+    with pytest.raises(DeployRefusedError, match="Container creation failed"):
+        bench.rebuild(("beside_tool==2.0",))
+    assert stands(bench) == before
+    assert bench.inspect()["Id"] != identity
+
+    # That one is refused too: the next use of the project makes it.
+    machine.forget()
+    machine.tell("free-gpus", "0")
+    with pytest.raises(DeployRefusedError) as caught:
+        bench.rebuild(("beside_tool==2.0",))
+    assert "no container could be made of it either" in caught.value.remedy
+    assert (bench.folder.path / "Dockerfile").read_text() == before[0]
+    assert bench.image() == before[1]
+    machine.forget()
+    bench.call(bench.workbench.launcher.deploy(bench.project))
+    assert stands(bench) == before
+    bench.ds01s_own()
+
+
+@pytest.mark.engine
+def test_what_ds01_removed_for_idleness_is_known_on_our_side(bench: Bench, machine: Machine) -> None:
+    bench.call(bench.workbench.launcher.deploy(bench.project))
+    bench.pip("install", "beside_tool==1.0")
+    bench.call(bench.workbench.drifts.look(bench.project))
+    name = bench.folder.container
+    machine.end_for("maintenance.idle_kill", name, idle_duration="2h")
+    found = bench.call(bench.workbench.launcher.why_ended(name, Exit(-9, Cause.REMOVED)))
+    assert found is not None
+    assert (found.cause, found.detail) == (Cause.IDLE, "2h")
+    status = bench.call(all_statuses(bench.workbench))[0]
+    assert (status.state, dict(status.lost or {})["added"]) == ("missing", 1)
+    bench.call(bench.workbench.launcher.deploy(bench.project))
+    assert [item.name for item in bench.call(bench.workbench.drifts.look(bench.project)).lost.added]

@@ -78,7 +78,14 @@ class Redeployment:
                     await self._drifts.look(project)
                 await tell(launcher, old, self._exchange.kernels)
             await containers.retire(launcher.engine, old)
-        await launcher.reach_held(project)
+        try:
+            await launcher.reach_held(project)
+        except Ds01Error:
+            # It is not to stay when its image does not.
+            with suppress(Ds01Error):
+                if (made := await containers.find(launcher.engine, project)) is not None:
+                    await containers.retire(launcher.engine, made)
+            raise
 
     async def _old_again(self, old: ContainerInfo, error: Ds01Error) -> None:
         try:
