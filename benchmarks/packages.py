@@ -16,7 +16,8 @@ from contextlib import asynccontextmanager
 from functools import partial
 from time import perf_counter
 
-from ds01_kernels.agent_client import Agent, Identity
+from ds01_kernels.agent_client import Agent
+from ds01_kernels.agent_requests import Identity
 from ds01_kernels.engine import ContainerSpec
 
 from .case import MAIN, Case, Expected, Sample, Way, WrongAnswerError, settle

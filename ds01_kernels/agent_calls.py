@@ -8,6 +8,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from .agent import protocol
+from .agent.streams import Streams
 from .agent_stream import AgentStream
 from .errors import AgentError, AgentLostError
 from .text import clean
@@ -28,16 +29,18 @@ class _Call:
 
 
 class Calls:
-    """The messages to one agent. `limit` is for an answer, in seconds."""
+    """The messages to one agent, and between them `streams`. `limit` is for an answer, in seconds."""
 
-    def __init__(self, limit: float) -> None:
+    def __init__(self, limit: float, streams: Streams) -> None:
         #: None while it can be used; else why not.
         self.lost: str | None = None
         self._limit = limit
         self._numbers = itertools.count(1)
         self._unanswered: dict[int, _Call] = {}
         self._outgoing: deque[_Frame] = deque()
+        self._streams = streams
         self._wanted = asyncio.Event()
+        streams.wake = self._wanted.set
 
     def send(self, message: protocol.Message) -> None:
         """Send a message that has no answer. Raises `AgentError`."""
@@ -72,12 +75,15 @@ class Calls:
     async def write(self, stream: AgentStream) -> None:
         """Send on that stream until cancelled. Raises `EngineError` or `OSError` when it breaks."""
         while True:
-            while self._outgoing:
+            if self._outgoing:
                 # Still there when the stream breaks amid it.
                 await stream.write(self._outgoing[0].content)
                 self._outgoing.popleft()
-            self._wanted.clear()
-            await self._wanted.wait()
+            elif frames := self._streams.frames():
+                await stream.write(frames)
+            else:
+                self._wanted.clear()
+                await self._wanted.wait()
 
     def resume(self, first: protocol.Message | None) -> None:
         """For a new stream: `first`, then every call that has no answer yet, then what was not sent."""

@@ -10,13 +10,15 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from .agent import protocol
 from .agent_calls import Calls
-from .agent_stream import CONNECT_LIMIT, AgentStream, Load, Welcome, exit_of, field, load_of, reach
+from .agent_requests import USUAL, Identity, KernelRequest, Limits
+from .agent_stream import AgentStream, Load, Welcome, exit_of, field, load_of, reach
+from .channel_streams import ChannelStreams
 from .engine import Engine
 from .errors import AgentError, EngineError, KernelFailedError, ProtocolError
 from .exits import Cause, Exit, gone
@@ -27,48 +29,6 @@ _BROKEN = (
     "Is one of its packages broken in the container? `jupyter ds01 container-retire PROJECT` removes that; "
     "the next kernel gets a new one."
 )
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Seconds: to reach the agent, for its answer to a call, for a kernel process to bind its sockets, for
-    our last words to get through; and between attempts to reach the agent again.
-    """
-
-    connect: float = CONNECT_LIMIT
-    call: float = 90.0
-    ready: float = 60.0
-    goodbye: float = 2.0
-    pause: float = 0.5
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Who a process is to the agents it talks to.
-
-    `owner` outlives the process (the server on that host and port): its next holder ends this one's kernels.
-    Empty: nobody succeeds it. `grace` is in seconds.
-    """
-
-    id: str
-    owner: str
-    grace: float
-
-
-@dataclass(frozen=True)
-class KernelRequest:
-    """A kernel process to be started. `cwd` is a path in the container; `arguments` go to ipykernel.
-
-    `notice` is one line that its first cell is to say.
-    """
-
-    process: str
-    cwd: str
-    env: Mapping[str, str]
-    files: Mapping[str, str]
-    connection: Mapping[str, Any]
-    arguments: Sequence[str] = ()
-    notice: str = ""
 
 
 class KernelProcess:
@@ -141,7 +101,7 @@ class Agent:
         identity: Identity,
         nonce: tuple[str, str],
         python: str,
-        limits: Limits = Limits(),
+        limits: Limits = USUAL,
         *,
         on_change: Callable[[], None] = lambda: None,
         on_replaced: Callable[[frozenset[str]], None] = lambda kernels: None,
@@ -169,7 +129,8 @@ class Agent:
         self._on_replaced = on_replaced
         self._why_ended = why_ended
         self._processes: dict[str, KernelProcess] = {}
-        self._calls = Calls(limits.call)
+        self._channels = ChannelStreams()
+        self._calls = Calls(limits.call, self._channels.streams)
         self._preparation: protocol.Message | None = None
         self._reading: asyncio.Task[None] | None = None
         self._closing = False
@@ -252,6 +213,17 @@ class Agent:
         """The ids of the kernel processes in the container, of all clients. Raises `AgentError`."""
         return frozenset(map(str, field(await self.call(kind="count"), "ids", list)))
 
+    async def listen(self, process: KernelProcess) -> str:
+        """Sockets of this machine that lead to that process's; what comes before the port in their paths.
+
+        Raises `OSError` or `Ds01Error`.
+        """
+        return await self._channels.listen(process.id)
+
+    async def look(self, path: str) -> str:
+        """The beginning of a file in the container, or nothing. Raises `AgentError`."""
+        return str(field(await self.call(kind="look", path=path), "text", str))
+
     def replaced(self, kernels: frozenset[str] | None) -> None:
         """Have those kernels, or all, restarted by their owners: the container has a successor."""
         self.send(kind="replace", kernels=None if kernels is None else sorted(kernels))
@@ -287,12 +259,14 @@ class Agent:
             "owner": self.identity.owner,
             "grace": self.identity.grace,
             "nonce": self._nonce[0],
+            "streams": self._channels.streams.offsets(),
         }
         return await reach(self.engine, self.container, self._python, hello, self.limits.connect)
 
     def _welcome(self, welcome: Welcome) -> None:
         self.survey = welcome.survey
         self.ended = list(welcome.ended)
+        self._channels.resume(welcome.streams)
 
     async def _follow(self, stream: AgentStream) -> None:
         """Read and write until nothing more is to come, through as many streams as it takes."""
@@ -325,9 +299,14 @@ class Agent:
             log.debug("Nothing more can be sent to %s: %s", self.container, error)
             await stream.close()
 
-    def _receive(self, message: protocol.Message) -> None:
+    def _receive(self, message: protocol.Message | protocol.Data) -> None:
+        if isinstance(message, protocol.Data):
+            self._channels.receive(message)
+            return
         kind = message["kind"]
-        if "call" in message:
+        if kind in ("ack", "close"):
+            self._channels.receive(message)
+        elif "call" in message:
             self._calls.answered(message)
         elif kind == "ready":
             self._is_ready(field(message, "kernel", str))
@@ -346,6 +325,7 @@ class Agent:
     def _ended(self, process_id: str, exit_: Exit) -> None:
         process = self._processes.pop(process_id, None)
         if process is not None:
+            self._channels.stop(process_id)
             process.has_ended(exit_)
 
     async def _reconnect(self) -> tuple[AgentStream | None, Exit]:
@@ -399,3 +379,4 @@ class Agent:
         self._calls.give_up(f"{end.why}: {end.detail}" if end.detail else end.why)
         for process in list(self._processes):
             self._ended(process, end)
+        self._channels.close()

@@ -64,6 +64,7 @@ class Welcome:
 
     `survey` is the answer of `agent.survey`. Of our own kernel processes by id: `kernels` run, `ready` of
     them have said so, `exits` have ended. `ended` are a predecessor's, ended for us.
+    `streams` are those of hello that go on.
     """
 
     survey: Mapping[str, Any]
@@ -72,6 +73,7 @@ class Welcome:
     ready: frozenset[str]
     exits: Mapping[str, Exit]
     ended: tuple[str, ...]
+    streams: Mapping[str, Any]
 
 
 class ClosedEarlyError(AgentError):
@@ -87,7 +89,7 @@ class AgentStream:
         self._decoder = decoder
         self._early = early
 
-    async def messages(self) -> AsyncIterator[protocol.Message]:
+    async def messages(self) -> AsyncIterator[protocol.Message | protocol.Data]:
         """What the agent says, to the end. Raises `ProtocolError`, `EngineError` or `OSError`."""
         for message in self._early:
             yield message
@@ -165,15 +167,15 @@ async def _greeted(stream: Stream, received: bytes) -> AgentStream:
     while received := received or await stream.read():
         messages = _decoded(decoder, received)
         for number, message in enumerate(messages):
-            if message["kind"] == "welcome":
+            if isinstance(message, dict) and message["kind"] == "welcome":
                 return AgentStream(stream, decoder, _welcome(message), messages[number + 1 :])
         received = b""
     raise ClosedEarlyError(f"The agent in the container closed the connection. {_said(stream)}".strip())
 
 
-def _decoded(decoder: protocol.Decoder, data: bytes) -> list[protocol.Message]:
+def _decoded(decoder: protocol.Decoder, data: bytes) -> list[protocol.Message | protocol.Data]:
     try:
-        return [message for message in decoder.feed(data) if isinstance(message, dict)]
+        return decoder.feed(data)
     except protocol.FramingError as error:
         raise ProtocolError(f"The agent in the container sends what is not its protocol: {error}.") from error
 
@@ -191,6 +193,7 @@ def _welcome(message: protocol.Message) -> Welcome:
         ready=frozenset(map(str, field(message, "ready", list))),
         exits={id_: exit_of(status) for id_, status in field(message, "exits", dict).items()},
         ended=tuple(map(str, field(message, "ended", list))),
+        streams=field(message, "streams", dict),
     )
 
 

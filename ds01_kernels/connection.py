@@ -8,6 +8,7 @@ change.
             <process>-1 … <process>-5   the sockets that a kernel process binds
         k/<pid>-<start>/<random>/       of one process of ours, mounted nowhere
             s-1 … s-5                   what Jupyter connects to: symlinks into the directory above
+            b-1 … b-5                   or to sockets of ours, from which the channels go as byte streams
         locks/
 
 Jupyter's paths stay the same for the life of a kernel. A restart points them at another process's sockets by
@@ -218,6 +219,23 @@ class Channels:
         with room_in(run_root()):
             _process_directory()
             self._directory.mkdir(mode=0o700, exist_ok=True)
+
+
+class LocalSockets:
+    """A private directory of this process's for five sockets at ``<prefix>-<port>``."""
+
+    def __init__(self) -> None:
+        """Raises `OSError` or `Ds01Error`."""
+        with room_in(run_root()):
+            self._directory = _process_directory() / secrets.token_hex(4)
+            self._directory.mkdir(mode=0o700)
+
+    @property
+    def prefix(self) -> str:
+        return str(self._directory / "b")
+
+    def remove(self) -> None:
+        shutil.rmtree(self._directory, ignore_errors=True)
 
 
 def leave() -> None:

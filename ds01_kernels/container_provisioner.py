@@ -14,15 +14,16 @@ import zmq
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 
-from .agent_client import KernelProcess, KernelRequest
+from .agent_client import KernelProcess
+from .agent_requests import KernelRequest
 from .connection import PORTS, Channels, inside
 from .errors import Ds01Error, NotBuiltError
 from .explaining import ExplainingKernel, Say
-from .launch import Started
 from .package_jobs import first_build
 from .predecessor import Predecessor
 from .projects import Project
 from .reconnecting import hasten, lead_back
+from .station import Started
 from .text import clean
 from .variables import WORKSPACE, select
 from .workbench import Workbench

@@ -82,6 +82,11 @@ class Running:
     sockets: SocketDirectory | None
     is_new: bool = False
 
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it was made without any directory of this machine's, except for the project's perhaps."""
+        return LABEL_SOCKETS not in self.info.labels
+
 
 async def find(engine: Engine, project: Project) -> ContainerInfo | None:
     """The project's container, in whatever state. Raises `ConflictError` when its name is another's."""
@@ -333,10 +338,10 @@ def _spec(
     person: Person,
 ) -> ContainerSpec:
     name = project.container_name(os.getuid())
-    mounts = [Mount(project.path, WORKSPACE), Mount(store, IPYKERNEL, read_only=True), *settings.mounts]
+    mounts = [Mount(project.path, WORKSPACE), *settings.mounts]
     extra_labels = {LABEL_SETTINGS: _digest(settings), LABEL_NAME: name}
     if sockets is not None:
-        mounts.append(Mount(sockets.path, SOCKETS))
+        mounts += [Mount(store, IPYKERNEL, read_only=True), Mount(sockets.path, SOCKETS)]
         extra_labels[LABEL_SOCKETS] = str(sockets.path)
     return ContainerSpec(
         name=name,

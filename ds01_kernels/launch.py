@@ -7,14 +7,14 @@ import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from . import containers, ipykernel_store
+from . import containers, elsewhere, ipykernel_store
 from .agent.kernel import is_start_bound
-from .agent_client import Agent, Identity, KernelProcess, KernelRequest
+from .agent_client import Agent, KernelProcess
+from .agent_requests import Identity, KernelRequest
 from .agent_stream import Load
-from .connection import SocketDirectory
 from .containers import IPYKERNEL, Running
 from .engine import ContainerInfo, Engine, EngineInfo
 from .errors import (
@@ -31,6 +31,7 @@ from .idling import Idling
 from .locks import ProjectLocks
 from .projects import Project
 from .settings import Settings
+from .station import Started, Station
 from .unreachable import why_unreachable
 from .variables import select
 
@@ -41,30 +42,6 @@ Noticed = Callable[[Project, ContainerInfo, Agent, bool], None]
 
 #: Seconds that a container's main process has for its end.
 STOP_GRACE = 10.0
-
-
-@dataclass(frozen=True)
-class Started:
-    """A kernel process that answers, and the directory in which its sockets are."""
-
-    process: KernelProcess
-    container: ContainerInfo
-    sockets: SocketDirectory
-
-    @property
-    def prefix(self) -> str:
-        """What comes before the port in the paths of its sockets."""
-        return str(self.sockets.path / self.process.id)
-
-
-@dataclass
-class Station:
-    """A container whose agent is connected."""
-
-    running: Running
-    agent: Agent
-    #: None until the agent knows where ipykernel is; then whether that one can encrypt.
-    prepared: bool | None = None
 
 
 class Launcher:
@@ -126,13 +103,13 @@ class Launcher:
     async def _start(self, project: Project, request: KernelRequest) -> Started:
         station = await self.reach(project)
         await self._prepare(station, curve="curve_secretkey" in request.connection)
-        process = await station.agent.spawn(request)
+        process = await station.spawn(request)
         try:
             await process.ready()
         except BaseException:
             process.end()
             raise
-        return _started(station, process)
+        return await station.started(process)
 
     async def reach(self, project: Project) -> Station:
         """The project's container, running, with its agent connected."""
@@ -150,7 +127,7 @@ class Launcher:
     async def adopt(self, project: Project, process: str, client: str) -> Started:
         """Take over a kernel process that another process of ours, `client`, has started."""
         station = await self.reach(project)
-        started = _started(station, await station.agent.adopt(process, client))
+        started = await station.started(await station.agent.adopt(process, client))
         self.idling.follow(project, started.process)
         return started
 
@@ -329,6 +306,8 @@ class Launcher:
         finally:
             if running.sockets:
                 running.sockets.remove_nonce(nonce[0])
+        if running.is_foreign:
+            await self._check_files(project, running, agent)
         if agent.ended:
             log.warning(
                 "%d kernels that a previous server left in %s were ended", len(agent.ended), running.info.name
@@ -342,6 +321,15 @@ class Launcher:
         self.changed(ContainerChanged(project.name, running.info.name, "running"))
         return station
 
+    async def _check_files(self, project: Project, running: Running, agent: Agent) -> None:
+        try:
+            await elsewhere.check_files(project, running.info, agent)
+        except BaseException:
+            await agent.close()
+            if running.is_new:
+                await asyncio.shield(containers.retire(self.engine, running.info))
+            raise
+
     async def _prepare(self, station: Station, *, curve: bool) -> None:
         """Have an ipykernel in place, and the agent's zygote warming."""
         if station.prepared or (station.prepared is not None and not curve):
@@ -351,6 +339,9 @@ class Launcher:
         path: list[str] = []
         if found is None or not ipykernel_store.is_sufficient(found, curve=curve):
             name = await ipykernel_store.provide(_target(survey), curve=curve)
+            if station.running.is_foreign:
+                store = await asyncio.to_thread(ipykernel_store.store_root)
+                await elsewhere.bring_ipykernel(self.engine, station.agent, store, name)
             path = [str(IPYKERNEL / name)]
         env = {name: value for name, value in select(os.environ).plain.items() if is_start_bound(name)}
         station.agent.prepare(
@@ -368,25 +359,6 @@ async def _quietly(work: Awaitable[object]) -> None:
         await work
     except Ds01Error as error:
         log.info("A container that was replaced is not removed now: %s", error)
-
-
-def _started(station: Station, process: KernelProcess) -> Started:
-    name, sockets = station.running.info.name, station.running.sockets
-    if sockets is None:
-        process.end()
-        raise AgentError(
-            f"The container {name} cannot share a directory with this machine.",
-            remedy="Use an engine that runs on this machine.",
-        )
-    started = Started(process, station.running.info, sockets)
-    # Another one of that name may have been made after ours was deleted.
-    if not station.agent.shares_directory or not os.path.lexists(f"{started.prefix}-1"):
-        process.end()
-        raise AgentError(
-            f"The container {name} does not see the directory that it is to share with this machine.",
-            remedy=f"`docker stop {name}` ends what runs there; the next kernel starts it with a new one.",
-        )
-    return started
 
 
 def _target(survey: Mapping[str, Any]) -> ipykernel_store.Target:

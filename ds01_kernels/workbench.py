@@ -16,7 +16,7 @@ from traitlets import Unicode
 from traitlets.config import Config
 
 from . import connection
-from .agent_client import Identity
+from .agent_requests import Identity
 from .background import Background
 from .configuration import Source, shared_configuration
 from .drifts import Drifts

@@ -24,7 +24,8 @@ import pytest
 from jupyter_client.asynchronous.client import AsyncKernelClient
 
 from ds01_kernels.agent import logs, protocol
-from ds01_kernels.agent_client import Agent, Identity, KernelProcess, KernelRequest, Limits
+from ds01_kernels.agent_client import Agent, KernelProcess
+from ds01_kernels.agent_requests import Identity, KernelRequest, Limits
 from ds01_kernels.agent_stream import programs
 from ds01_kernels.engine import ContainerSpec
 from ds01_kernels.errors import AgentError, KernelFailedError
@@ -892,7 +893,15 @@ class Peer:
             self.waiting += self.decoder.feed(data)
 
     def greet(self, client: str, *, owner: str = "", grace: float = 0.0) -> dict[str, Any]:
-        self.send(kind="hello", protocol=protocol.VERSION, client=client, owner=owner, grace=grace, nonce="")
+        self.send(
+            kind="hello",
+            protocol=protocol.VERSION,
+            client=client,
+            owner=owner,
+            grace=grace,
+            nonce="",
+            streams={},
+        )
         return self.expect("welcome")
 
     def kernel(self, request: KernelRequest) -> int:

@@ -249,8 +249,15 @@ BROKEN: list[tuple[dict[str, Any], str, str, str, str]] = [
         "does not see the directory",
         "container-retire p --force",
     ),
-    ({"engine": replace(ENGINE, local=False)}, "sockets", "error", "runs elsewhere", "on this machine"),
 ]
+
+
+@pytest.mark.parametrize(
+    "changed", [surveyed(shares_sockets=None), {"engine": replace(ENGINE, local=False), "inside": None}]
+)
+def test_a_container_that_shares_no_directory_is_no_mistake(healthy: Facts, changed: dict[str, Any]) -> None:
+    (found,) = [one for one in judge(replace(healthy, **changed)) if one.check == "sockets"]
+    assert (found.level, "through the connection" in found.message) == ("ok", True)
 
 
 @pytest.mark.parametrize(("changed", "name", "level", "message", "remedy"), BROKEN)

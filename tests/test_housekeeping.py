@@ -15,7 +15,7 @@ import pytest
 from servers import House, a_house
 
 from ds01_kernels import containers
-from ds01_kernels.agent_client import Identity
+from ds01_kernels.agent_requests import Identity
 from ds01_kernels.engine import ContainerSpec, Engine
 from ds01_kernels.errors import AgentError, ContainerExitedError, Ds01Error
 from ds01_kernels.housekeeping import Housekeeping

@@ -24,7 +24,8 @@ from test_agent import Site as Place
 from test_agent import run, wait_until
 from test_listing import dist, report
 
-from ds01_kernels.agent_client import Agent, Identity, Limits
+from ds01_kernels.agent_client import Agent
+from ds01_kernels.agent_requests import Identity, Limits
 from ds01_kernels.engine import ContainerSpec
 from ds01_kernels.engine.docker import DockerEngine
 from ds01_kernels.workbench import Workbench

@@ -25,7 +25,8 @@ from hypothesis import strategies as st
 
 from ds01_kernels.agent import loader, protocol
 from ds01_kernels.agent.protocol import MAX_FRAME, Data, Decoder, FramingError, Message, encode
-from ds01_kernels.agent_client import Agent, Identity, KernelRequest, Limits
+from ds01_kernels.agent_client import Agent
+from ds01_kernels.agent_requests import Identity, KernelRequest, Limits
 from ds01_kernels.agent_stream import Load, load_of, programs
 from ds01_kernels.engine import ContainerSpec, Stream
 from ds01_kernels.errors import AgentError, AgentLostError, KernelFailedError, ProtocolError
@@ -257,6 +258,7 @@ def hello(**fields: Any) -> bytes:
             "owner": "",
             "grace": 0,
             "nonce": "",
+            "streams": {},
             **fields,
         }
     )
@@ -428,6 +430,7 @@ WELCOME = {
     "pid": 7,
     "survey": SURVEY,
     "nonce": "",
+    "streams": {},
     "kernels": {},
     "ready": [],
     "exits": {},

@@ -16,7 +16,7 @@ from typing import Dict, List, Optional, Set
 
 from . import loaded, logs, memory, processes
 from .begin import Preloading
-from .client import SOCKETS, Client, Session
+from .client import PORTS, SOCKETS, Client, Session
 from .kernels import Kernel
 from .room import Room
 from .spares import sweep
@@ -44,6 +44,8 @@ class Agent:
     def __init__(self, path: str, early: Optional[Preloading]) -> None:
         self.path = path
         self.folder = os.path.dirname(path)
+        #: Where the sockets of kernels are.
+        self.sockets = SOCKETS if os.path.ismount(SOCKETS) else self.folder
         self.survey = survey()
         self.memory = memory.Watch()
         self.packages = PackageWatch(self.folder, self._packages_changed)
@@ -52,9 +54,7 @@ class Agent:
         self.clients: Dict[str, Client] = {}
         self.kernels: Dict[str, Kernel] = {}
         room = Room(self.memory.usage)
-        self.starter = Starter(
-            loaded, self.folder, self._on_ready, early, sockets=_sockets(self.folder), room=room
-        )
+        self.starter = Starter(loaded, self.folder, self._on_ready, early, sockets=self.sockets, room=room)
         self._unclaimed: Dict[int, int] = {}
         self._over = asyncio.Event()
         self._needed = 0.0
@@ -98,9 +98,9 @@ class Agent:
         """Remove the files of kernels whose agent was killed, with its container or alone."""
         if processes.others_run("agent"):
             return  # and may be starting some
-        sweep(self.folder, _sockets(self.folder))
+        sweep(self.folder, self.sockets)
         for kernel_id in _with_files(self.folder):
-            sockets = ["%s/%s-%d" % (SOCKETS, kernel_id, port) for port in range(1, 6)]
+            sockets = ["%s/%s-%d" % (self.sockets, kernel_id, port) for port in PORTS]
             files = [os.path.join(self.folder, kernel_id + end) for end in (".log", ".json", ".notice")]
             for name in files + sockets:
                 _remove(name)
@@ -190,10 +190,6 @@ class Agent:
 def _with_files(folder: str) -> List[str]:
     """The ids of the kernels that have a connection file there, which may have been left behind."""
     return [name[: -len(".json")] for name in os.listdir(folder) if name.endswith(".json")]
-
-
-def _sockets(folder: str) -> str:
-    return SOCKETS if os.path.isdir(SOCKETS) else folder
 
 
 def _inode(path: str) -> Optional[int]:

@@ -7,11 +7,12 @@ import json
 import math
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Coroutine, Dict, List, Optional, Set
+from typing import TYPE_CHECKING, Any, Coroutine, Dict, List, Optional, Set, Union
 
-from . import logs, processes, protocol
-from .kernel import Request
+from . import logs, protocol, requests
 from .kernels import Kernel
+from .requests import text
+from .streams import MOST, Stream, Streams
 from .survey import installing
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ NOTICE_LIMIT = 2000
 
 #: In the container, the folder that the engine mounts from the host: kernels' sockets go there.
 SOCKETS = "/run/ds01"
+#: What their names end in.
+PORTS = range(1, 6)
 
 
 class Client:
@@ -44,6 +47,7 @@ class Client:
         self.gone = False
         self.kernels: Dict[str, Kernel] = {}
         self.exits: Dict[str, Dict[str, Any]] = {}
+        self.streams = Streams(self._wake)
         self._grace = 0.0
         self._session: Optional[Session] = None
         self._timer: Optional[asyncio.TimerHandle] = None
@@ -65,6 +69,14 @@ class Client:
         if not self.gone:
             self._timer = asyncio.get_running_loop().call_later(self._grace, self.end)
 
+    def _wake(self) -> None:
+        if self._session is not None:
+            self._session.wake()
+
+    def is_heard_on(self, session: Session) -> bool:
+        """Whether that is its connection now, and none that was lost."""
+        return self._session is session
+
     def end(self) -> List[str]:
         """End all its kernels and forget it; its stream closes when they have ended. Returns their ids."""
         self.gone = True
@@ -75,6 +87,7 @@ class Client:
             self._timer.cancel()
         if self.agent.clients.get(self.id) is self:
             del self.agent.clients[self.id]
+        self.streams.close()
         self.close_when_over()
         return ended
 
@@ -103,6 +116,8 @@ class Session:
         self._writer = writer
         self._client: Optional[Client] = None
         self._following: Set[asyncio.Future[None]] = set()
+        self._wanted = asyncio.Event()
+        self._carrying: Optional[asyncio.Future[None]] = None
 
     async def run(self) -> None:
         decoder = protocol.Decoder()
@@ -131,16 +146,37 @@ class Session:
             self._writer.transport.abort()
 
     def close(self) -> None:
+        if self._carrying is not None:
+            self._carrying.cancel()
         if not self._writer.is_closing():
             self._writer.close()
+
+    def wake(self) -> None:
+        self._wanted.set()
+
+    async def _carry(self, streams: Streams) -> None:
+        """Send what streams have to send, as fast as it is read; messages go between.
+
+        What is written and not read yet is little, so that no message waits behind much of it.
+        """
+        with suppress(OSError):
+            while True:
+                frames = streams.frames()
+                if frames:
+                    self._writer.write(frames)
+                    await self._writer.drain()
+                else:
+                    self._wanted.clear()
+                    await self._wanted.wait()
 
     def _give_up(self) -> None:
         if self._client is None:
             self.close()
 
-    def _receive(self, message: object) -> None:
-        if not isinstance(message, dict):
-            return  # byte streams: none is open
+    def _receive(self, message: Union[protocol.Message, protocol.Data]) -> None:
+        if isinstance(message, protocol.Data):
+            self._pass_on(message)
+            return
         kind = message["kind"]
         if self._client is None:
             if kind == "hello":
@@ -159,11 +195,11 @@ class Session:
         if message["protocol"] != protocol.VERSION:
             raise ValueError("protocol %.100r, not %d" % (message["protocol"], protocol.VERSION))
         agent = self.agent
-        client_id, owner = _text(message, "client"), _text(message, "owner")
+        client_id, owner = text(message, "client"), text(message, "owner")
         grace = float(message["grace"])
         if not (math.isfinite(grace) and 0 <= grace <= LONGEST_GRACE):
             raise ValueError("a grace time of %r s" % grace)
-        nonce = _read_nonce(_text(message, "nonce"))
+        nonce = requests.read_mark(os.path.join(SOCKETS, os.path.basename(text(message, "nonce"))))
         ended: List[str] = []
         for other in list(agent.clients.values()):
             if other.id != client_id and other.owner and other.owner == owner:
@@ -171,8 +207,12 @@ class Session:
         client = agent.clients.get(client_id)
         if client is None:
             client = agent.clients[client_id] = Client(agent, client_id, owner)
+        offsets = message["streams"]
+        if not isinstance(offsets, dict):
+            raise TypeError("the offsets of streams are none")
         self._client = client
         client.connected(self, grace)
+        client.streams.resume(offsets)
         self.send(
             kind="welcome",
             protocol=protocol.VERSION,
@@ -183,7 +223,9 @@ class Session:
             ready=[kernel.id for kernel in client.kernels.values() if kernel.ready],
             exits=client.exits,
             ended=ended,
+            streams=client.streams.offsets(),
         )
+        self._carrying = asyncio.ensure_future(self._carry(client.streams))
         agent.session_began(self)
 
     def on_prepare(self, client: Client, message: protocol.Message) -> None:
@@ -192,7 +234,7 @@ class Session:
             raise ValueError("a path that is no list of texts")
         try:
             self.agent.starter.prepare(
-                path, bool(message["first"]), _variables(message, "env"), int(message["spares"])
+                path, bool(message["first"]), requests.variables(message, "env"), int(message["spares"])
             )
         except (OSError, ValueError) as error:
             # Each start tries again, and reports it.
@@ -202,16 +244,16 @@ class Session:
         """Answered once it has started, and again for a client whose stream was lost and that asks again."""
         call = message.get("call")
         try:
-            known = client.kernels.get(_text(message, "kernel"))
+            known = client.kernels.get(text(message, "kernel"))
             if known is not None:
                 known.call = call
                 if known.pid is not None:
                     known.tell_started()
                 return
-            request = _request(self.agent, client, message)
-            _write_private(request.connection_file, json.dumps(message["connection"]))
+            request = requests.request(self.agent, client, message)
+            requests.write_private(request.connection_file, json.dumps(message["connection"]))
             if request.notice:
-                _write_private(request.notice, message["notice"][:NOTICE_LIMIT])
+                requests.write_private(request.notice, message["notice"][:NOTICE_LIMIT])
         except Exception as error:
             client.send(kind="error", call=call, message=_reason(error))
             return
@@ -236,20 +278,20 @@ class Session:
             kernel.started(pid, how, note)
 
     def on_signal(self, client: Client, message: protocol.Message) -> None:
-        kernel = client.kernels.get(_text(message, "kernel"))
+        kernel = client.kernels.get(text(message, "kernel"))
         if kernel is not None:
             kernel.signal(int(message["signum"]))
 
     def on_end(self, client: Client, message: protocol.Message) -> None:
-        kernel = client.kernels.get(_text(message, "kernel"))
+        kernel = client.kernels.get(text(message, "kernel"))
         if kernel is not None:
             kernel.end()
 
     def on_adopt(self, client: Client, message: protocol.Message) -> None:
         """Take over a kernel whose client knew its own id and told it to us."""
-        kernel = client.kernels.get(_text(message, "kernel"))
+        kernel = client.kernels.get(text(message, "kernel"))
         if kernel is None:
-            former = self.agent.clients.get(_text(message, "client"))
+            former = self.agent.clients.get(text(message, "client"))
             kernel = former.kernels.get(message["kernel"]) if former else None
         if kernel is None or kernel.pid is None:
             self.send(kind="error", call=message.get("call"), message="that kernel has ended")
@@ -277,6 +319,32 @@ class Session:
         else:
             self.send(kind="listed", call=call, **listed)
 
+    def on_open(self, client: Client, message: protocol.Message) -> None:
+        """A stream to one of the sockets of a kernel of that client."""
+        number, port = int(message["stream"]), int(message["port"])
+        kernel = client.kernels.get(text(message, "kernel"))
+        if not client.is_heard_on(self) or client.streams.has(number):
+            return  # it comes again on the connection that took the place of this one
+        if kernel is None or port not in PORTS or len(client.streams) >= MOST:
+            client.streams.answer({"kind": "close", "stream": number})
+            return
+        self._follow(_joined(Stream(client.streams, number), "%s-%d" % (kernel.request.sockets, port)))
+
+    def on_ack(self, client: Client, message: protocol.Message) -> None:
+        self._pass_on(message)
+
+    def on_close(self, client: Client, message: protocol.Message) -> None:
+        self._pass_on(message)
+
+    def _pass_on(self, message: Union[protocol.Message, protocol.Data]) -> None:
+        # What is left to be read of a connection that was lost is sent again on the new one.
+        if self._client is not None and self._client.is_heard_on(self):
+            self._client.streams.receive(message)
+
+    def on_look(self, client: Client, message: protocol.Message) -> None:
+        """What the client's machine has put into a folder that both should see."""
+        self.send(kind="seen", call=message.get("call"), text=requests.read_mark(text(message, "path")))
+
     def on_asked(self, client: Client, message: protocol.Message) -> None:
         specs = message["specs"]
         if not isinstance(specs, list) or not all(isinstance(spec, str) for spec in specs):
@@ -293,87 +361,12 @@ class Session:
             owner.send(kind="replaced", kernels=kernels)
 
 
-def _request(agent: Agent, client: Client, message: protocol.Message) -> Request:
-    """What a kernel process needs to know, complete."""
-    kernel_id = _text(message, "kernel")
-    if kernel_id in agent.kernels or kernel_id in client.exits:
-        raise ValueError("the kernel %.100s has been started before" % kernel_id)
-    if not kernel_id.replace("-", "").isalnum() or len(kernel_id) > 100:
-        raise ValueError("the kernel's id %.100r cannot be used" % kernel_id)
-    arguments = message["arguments"]
-    if not isinstance(arguments, list) or not all(isinstance(argument, str) for argument in arguments):
-        raise ValueError("arguments that are no list of texts")
-    env = {**os.environ, **_variables(message, "env")}
-    env[processes.KERNEL_VARIABLE] = kernel_id
-    env[processes.AGENT_VARIABLE] = processes.identity()
-    env["PATH"] = _with_first(os.path.dirname(agent.survey["executable"]), env.get("PATH", os.defpath))
-    files = _variables(message, "files")
-    env.update(
-        {name: path for name, path in files.items() if name not in os.environ and os.path.exists(path)}
-    )
-    return Request(
-        kernel=kernel_id,
-        cwd=_text(message, "cwd"),
-        env=env,
-        arguments=arguments,
-        connection_file=os.path.join(agent.folder, kernel_id + ".json"),
-        log=os.path.join(agent.folder, kernel_id + ".log"),
-        sockets=_text(message["connection"], "ip"),
-        notice=os.path.join(agent.folder, kernel_id + ".notice") if _has_notice(message) else "",
-        encrypted="curve_secretkey" in message["connection"],
-    )
+async def _joined(stream: Stream, path: str) -> None:
+    try:
+        await asyncio.get_running_loop().create_unix_connection(lambda: stream, path)
+    except OSError:
+        stream.end()  # the kernel has ended, or never bound it
 
 
 def _reason(error: Exception) -> str:
     return "%s: %s" % (type(error).__name__, str(error)[:2000])
-
-
-def _text(message: protocol.Message, name: str) -> str:
-    value = message[name]
-    if not isinstance(value, str):
-        raise TypeError("%s is no text" % name)
-    return value
-
-
-def _has_notice(message: protocol.Message) -> bool:
-    return bool(message.get("notice")) and bool(_text(message, "notice"))
-
-
-def _variables(message: protocol.Message, name: str) -> Dict[str, str]:
-    """Those that a process can have: neither the fork nor the ordinary start is to fail half-way on them."""
-    variables = message[name]
-    if not isinstance(variables, dict):
-        raise TypeError("%s are no variables" % name)
-    for key, value in variables.items():
-        if not isinstance(value, str) or not key or "=" in key or "\0" in key + value:
-            raise ValueError("no process can have the variable %.100r" % key)
-        os.fsencode(key + value)
-    return variables
-
-
-def _with_first(folder: str, path: str) -> str:
-    """`which python` and `pip` in a cell's `!` commands are the kernel's own."""
-    return os.pathsep.join([folder] + [entry for entry in path.split(os.pathsep) if entry != folder])
-
-
-def _read_nonce(name: str) -> str:
-    """What the host wrote into the mounted folder, to prove that both see the same one."""
-    try:
-        # Never waiting: it is the kernels' folder too, and they may put a pipe there.
-        nonce = os.open(
-            os.path.join(SOCKETS, os.path.basename(name)), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-        )
-    except (OSError, ValueError):
-        return ""
-    try:
-        return os.read(nonce, 100).decode("ascii", "replace")
-    except OSError:
-        return ""
-    finally:
-        os.close(nonce)
-
-
-def _write_private(path: str, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as output:
-        output.write(text)

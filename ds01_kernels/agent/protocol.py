@@ -8,9 +8,9 @@ closes, since there is no way to find the next frame.
 =================  ========  ==============================================================================
 message            from      fields
 =================  ========  ==============================================================================
-hello              client    protocol, client, owner, grace (s), nonce
+hello              client    protocol, client, owner, grace (s), nonce, streams (`streams.Streams.offsets`)
 welcome            agent     protocol, pid, survey, nonce, kernels {id: pid or null}, ready [id],
-                             exits {id: exit}, ended [id]
+                             exits {id: exit}, ended [id], streams: those of hello that go on, likewise
 prepare            client    path, first, env: what the zygote is to be started with; spares: how many kernels
                              are to be begun before anybody wants them
 spawn              client    call, kernel, cwd, env, files, connection, arguments, notice: what its first
@@ -33,6 +33,11 @@ listed             agent     call, python, markers {name: value}, packages [see 
                              reason}], pip, externally_managed (see `survey.installing`)
 packages-changed   agent     to every client: the packages differ from those of the last time
 asked              client    specs: requirements that it is about to install, as the user typed them
+look               client    call, path: of a file by which both sides see whether they share a folder
+seen               agent     call, text: its first 100 bytes, or nothing
+open               client    stream (a number), kernel, port: a byte stream to that socket of the kernel
+ack                both      stream, bytes: how many of it were taken, from the beginning on
+close              both      stream: all was sent, and the socket at this end is closed; answered likewise
 error              agent     call, message: that call failed, the stream goes on
 =================  ========  ==============================================================================
 """
@@ -41,7 +46,7 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import Any, Dict, List, Optional, Union
+from typing import Any, Dict, List, Union
 
 VERSION = 1
 
@@ -53,6 +58,7 @@ MAX_DIGITS = 40
 
 _HEADER = struct.Struct(">I")
 _STREAM = struct.Struct(">Q")
+_DATA = ord("D")
 
 
 class FramingError(Exception):
@@ -81,7 +87,7 @@ Message = Dict[str, Any]
 def encode(message: Union[Message, Data]) -> bytes:
     """The frame of a message (which has a ``kind``) or a `Data`. Raises `FramingError` if it is too long."""
     if isinstance(message, Data):
-        body = b"D" + _STREAM.pack(message.stream) + message.content
+        body = b"".join((b"D", _STREAM.pack(message.stream), message.content))
     else:
         body = b"J" + json.dumps(message, separators=(",", ":")).encode("ascii")
     if len(body) > MAX_FRAME:
@@ -102,37 +108,33 @@ class Decoder:
             raise FramingError("this stream has failed before")
         self._buffer += data
         messages: List[Union[Message, Data]] = []
+        begin = 0
         try:
-            while True:
-                body = self._next_body()
-                if body is None:
-                    return messages
-                messages.append(_decode(body))
+            with memoryview(self._buffer) as buffer:
+                while begin + _HEADER.size <= len(buffer):
+                    (length,) = _HEADER.unpack_from(buffer, begin)
+                    if not 0 < length <= MAX_FRAME:
+                        raise FramingError("a frame of %d bytes is not legal" % length)
+                    end = begin + _HEADER.size + length
+                    if len(buffer) < end:
+                        break
+                    with buffer[begin + _HEADER.size : end] as body:
+                        messages.append(_decode(body))
+                    begin = end
         except FramingError:
             self._failed = True
             self._buffer.clear()
             raise
-
-    def _next_body(self) -> Optional[bytes]:
-        if len(self._buffer) < _HEADER.size:
-            return None
-        (length,) = _HEADER.unpack_from(self._buffer)
-        if not 0 < length <= MAX_FRAME:
-            raise FramingError("a frame of %d bytes is not legal" % length)
-        end = _HEADER.size + length
-        if len(self._buffer) < end:
-            return None
-        body = bytes(self._buffer[_HEADER.size : end])
-        del self._buffer[:end]
-        return body
+        del self._buffer[:begin]
+        return messages
 
 
-def _decode(body: bytes) -> Union[Message, Data]:
-    kind, content = body[:1], body[1:]
-    if kind == b"D":
-        if len(content) < _STREAM.size:
+def _decode(body: memoryview) -> Union[Message, Data]:
+    if body[0] == _DATA:
+        if len(body) < 1 + _STREAM.size:
             raise FramingError("a data frame without its stream")
-        return Data(_STREAM.unpack_from(content)[0], content[_STREAM.size :])
+        return Data(_STREAM.unpack_from(body, 1)[0], bytes(body[1 + _STREAM.size :]))
+    kind, content = bytes(body[:1]), bytes(body[1:])
     if kind != b"J":
         raise FramingError("a frame of kind %r is not known" % kind)
     try:

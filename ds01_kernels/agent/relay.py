@@ -122,25 +122,26 @@ def nameless(path: str, content: bytes) -> int:
 
 
 def pump(agent: socket.socket) -> None:
-    """Copy both ways until either side ends."""
+    """Copy both ways until either side ends. One way never waits for the other: each holds one piece."""
+    number = agent.fileno()
+    ways = ((0, number), (number, 1))
+    for descriptor in (0, 1, number):
+        os.set_blocking(descriptor, False)
+    waiting = {0: b"", number: b""}
     try:
         while True:
-            readable = select.select([0, agent.fileno()], [], [])[0]
-            if 0 in readable:
-                data = os.read(0, CHUNK)
-                if not data:
-                    return
-                agent.sendall(data)
-            if agent.fileno() in readable:
-                data = agent.recv(CHUNK)
-                if not data:
-                    return
-                write_all(data)
+            readable, writable, _ = select.select(
+                [source for source, sink in ways if not waiting[source]],
+                [sink for source, sink in ways if waiting[source]],
+                [],
+            )
+            for source, sink in ways:
+                with suppress(BlockingIOError):
+                    if source in readable:
+                        waiting[source] = os.read(source, CHUNK)
+                        if not waiting[source]:
+                            return
+                    elif sink in writable:
+                        waiting[source] = waiting[source][os.write(sink, waiting[source]) :]
     except OSError:
         return  # a side that has ended is no fault of the relay's
-
-
-def write_all(data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(1, view) :]

@@ -75,13 +75,13 @@ class Inside:
 
     `is_pips`: whether the survey's ``pip`` is the survey's interpreter, by whatever name; None when there is
     no ``pip``, or it is no script of a Python. `shares_sockets`: whether it sees the directory of the
-    kernels' sockets.
+    kernels' sockets; None where it was made without.
     """
 
     survey: Mapping[str, Any]
     kernels: int
     is_pips: bool | None = None
-    shares_sockets: bool = True
+    shares_sockets: bool | None = True
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,9 @@ async def _is_one_python(engine: Engine, container: str, one: str, other: str) -
     return len(lines) == 2 and lines[0] == lines[1]
 
 
-async def _shares_sockets(engine: Engine, info: ContainerInfo) -> bool:
+async def _shares_sockets(engine: Engine, info: ContainerInfo) -> bool | None:
+    if containers.LABEL_SOCKETS not in info.labels:
+        return None
     directory = SocketDirectory.recorded(info.labels.get(containers.LABEL_SOCKETS, ""))
     if directory is None or not directory.is_usable():
         return False

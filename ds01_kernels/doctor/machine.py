@@ -65,9 +65,12 @@ def memory(facts: Facts) -> Iterator[Finding]:
 def sockets(facts: Facts) -> Iterator[Finding]:
     if isinstance(facts.host.sockets, Ds01Error):
         yield failed("sockets", facts.host.sockets)
-    elif isinstance(facts.engine, EngineInfo) and not facts.engine.local:
-        message = "The engine runs elsewhere, so kernels there share no directory with this machine."
-        yield Finding("sockets", "error", message, "Use an engine that runs on this machine.")
+    elif _is_apart(facts):
+        message = (
+            "The container shares no directory with this machine for the kernels' sockets: their messages go "
+            "through the connection to the engine."
+        )
+        yield Finding("sockets", "ok", message)
     elif isinstance(facts.inside, Inside) and not facts.inside.shares_sockets:
         message = (
             "The container does not see the directory of the kernels' sockets: it was removed or replaced."
@@ -80,6 +83,12 @@ def sockets(facts: Facts) -> Iterator[Finding]:
         shared = ", and the container sees its own part of it" if isinstance(facts.inside, Inside) else ""
         message = f"The directory of the kernels' sockets, {facts.host.sockets}, is private{shared}."
         yield Finding("sockets", "ok", message)
+
+
+def _is_apart(facts: Facts) -> bool:
+    if isinstance(facts.inside, Inside):
+        return facts.inside.shares_sockets is None
+    return isinstance(facts.engine, EngineInfo) and not facts.engine.local
 
 
 def ds01(facts: Facts) -> Iterator[Finding]:

@@ -7,21 +7,21 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 from typing import Any
 
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.session import new_id_bytes
 
 from ..agent.protocol import Message
-from ..agent_client import Agent, KernelProcess, KernelRequest
+from ..agent_client import Agent, KernelProcess
+from ..agent_requests import KernelRequest
 from ..connection import PORTS, inside
 from ..engine import Engine
 from ..errors import AgentError, CheckFailedError, KernelFailedError
 from ..installing import run
-from ..launch import Station
 from ..packages import Installed, UnclearError, breakages
 from ..requirement import read_requirement
+from ..station import Station
 from ..text import clean
 from ..variables import WORKSPACE, Variables
 
@@ -124,7 +124,6 @@ async def _asked_of_pip(engine: Engine, agent: Agent) -> frozenset[str]:
 
 async def _check_kernel(station: Station) -> None:
     """Start a kernel, have it answer, and end it. Raises `CheckFailedError`."""
-    sockets = station.running.sockets
     name = f"check-{os.urandom(6).hex()}"
     key = new_id_bytes()
     connection: dict[str, Any] = {"transport": "ipc", "ip": inside(name), "key": key.decode(), **PORTS}
@@ -137,10 +136,10 @@ async def _check_kernel(station: Station) -> None:
     )
     process: KernelProcess | None = None
     try:
-        process = await station.agent.spawn(request)
+        process = await station.spawn(request)
         await process.ready()
-        if sockets is not None:
-            await _await_answer({**connection, "ip": str(Path(sockets.path) / name), "key": key})
+        started = await station.started(process)
+        await _await_answer({**connection, "ip": started.prefix, "key": key})
     except (KernelFailedError, AgentError, RuntimeError) as error:
         raise CheckFailedError(f"No kernel can run in the new image. {error}") from None
     finally:
