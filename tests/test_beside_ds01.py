@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import pytest
 from conftest import ProjectFolder
 from ds01_machine import Machine, a_machine
-from live import Site, a_site, docker, until
+from live import LiveKernel, Site, a_kernel, a_site, docker, until
 from rebuilding import OFFLINE, wheel
 
 from ds01_kernels import containers
@@ -219,6 +219,11 @@ class Bench:
             )
             said = client.exec_start(made["Id"])
             assert client.exec_inspect(made["Id"])["ExitCode"] == 0, said
+
+    def lost_or_added(self, which: str) -> bool:
+        """Whether the package is in that part of what is known of the project."""
+        status = self.call(all_statuses(self.workbench))[0]
+        return dict(getattr(status, which) or {}).get("added") == 1
 
     def ds01s_own(self) -> None:
         """Every container of the project was made by DS01's commands, those that are gone included."""
@@ -425,17 +430,43 @@ def test_a_rebuild_whose_container_is_refused_is_taken_back(bench: Bench, machin
     bench.ds01s_own()
 
 
+def shown(kernel: LiveKernel, code: str) -> str:
+    """What stands under that cell beside what it prints."""
+    request, texts = kernel.client.execute(code), []
+    while True:
+        message = kernel.client.get_iopub_msg(timeout=60)
+        if message["parent_header"].get("msg_id") != request:
+            continue
+        if message["msg_type"] == "display_data":
+            texts.append(message["content"]["data"]["text/plain"])
+        elif message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
+            return "\n".join(texts)
+
+
 @pytest.mark.engine
-def test_what_ds01_removed_for_idleness_is_known_on_our_side(bench: Bench, machine: Machine) -> None:
-    bench.call(bench.workbench.launcher.deploy(bench.project))
-    bench.pip("install", "beside_tool==1.0")
-    bench.call(bench.workbench.drifts.look(bench.project))
-    name = bench.folder.container
-    machine.end_for("maintenance.idle_kill", name, idle_duration="2h")
-    found = bench.call(bench.workbench.launcher.why_ended(name, Exit(-9, Cause.REMOVED)))
-    assert found is not None
-    assert (found.cause, found.detail) == (Cause.IDLE, "2h")
-    status = bench.call(all_statuses(bench.workbench))[0]
-    assert (status.state, dict(status.lost or {})["added"]) == ("missing", 1)
-    bench.call(bench.workbench.launcher.deploy(bench.project))
-    assert [item.name for item in bench.call(bench.workbench.drifts.look(bench.project)).lost.added]
+def test_a_kernel_and_what_becomes_of_it_when_ds01_ends_its_container(bench: Bench, machine: Machine) -> None:
+    with a_kernel(f"ds01-{bench.folder.name}") as kernel:
+        variables = json.loads(kernel.run("import os, json; print(json.dumps(dict(os.environ)))"))
+        assert variables["DS01_PROJECT"] == bench.folder.name
+        assert variables["DS01_CONTAINER"] == bench.folder.container
+        assert "CUDA_VISIBLE_DEVICES" not in variables
+        assert "DS01_CONTEXT" not in variables
+        assert kernel.run("import sys; print(sys.executable, os.getcwd())").split() == [
+            "/usr/bin/python",
+            "/workspace",
+        ]
+        kernel.run("%pip install beside_tool==1.0")
+        until(lambda: bench.lost_or_added("drift"))
+
+        name = bench.folder.container
+        machine.end_for("maintenance.idle_kill", name, idle_duration="2h")
+        until(lambda: kernel.code is not None)
+        kernel.restart()
+        said = shown(kernel, "1 + 1")
+        assert (
+            "The previous kernel was ended because DS01 stopped the container, in which it saw no work"
+            in said
+        )
+        assert "(after 2h)" in said
+        assert bench.lost_or_added("lost")
+    bench.ds01s_own()
