@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import ProjectFolder
 from live import docker
 
 STAND_INS = Path(__file__).parent / "ds01_standin"
@@ -61,6 +62,18 @@ class Machine:
         with docker() as client:
             found = client.containers(all=True, filters={"label": f"ds01-kernels.test={self.mark}"})
             return [client.inspect_container(one["Id"]) for one in found]
+
+    def has(self, container: str) -> bool:
+        return any(one["Name"] == f"/{container}" for one in self.containers())
+
+    def has_made_all(self, project: ProjectFolder) -> None:
+        """Every container of the project was made by DS01's commands, those that are gone included."""
+        made = [one for one in self.made() if one["name"].startswith(project.name)]
+        assert made
+        for labels in made:
+            assert labels.get("ds01-kernels.test") == self.mark, labels
+            assert labels["ds01.managed"] == "true"
+            assert ("ds01.interface" in labels) == (labels["name"] == project.container)
 
     def made(self) -> list[dict[str, str]]:
         """The labels and names of all containers that the engine has made since, of whomever."""

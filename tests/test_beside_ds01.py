@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 import pytest
 from conftest import ProjectFolder
 from ds01_machine import Machine, a_machine
-from live import LiveKernel, Site, a_kernel, a_site, docker, until
-from rebuilding import OFFLINE, wheel
+from live import Site, a_site, docker, until
+from rebuilding import OFFLINE, a_kernel, a_project, await_drift, drift, preview, rebuild, wheel
+from servers import a_house, wait_for
 
 from ds01_kernels import containers
 from ds01_kernels.ds01_host import Ds01Engine, find_commands, why_ended
@@ -220,20 +221,6 @@ class Bench:
             said = client.exec_start(made["Id"])
             assert client.exec_inspect(made["Id"])["ExitCode"] == 0, said
 
-    def lost_or_added(self, which: str) -> bool:
-        """Whether the package is in that part of what is known of the project."""
-        status = self.call(all_statuses(self.workbench))[0]
-        return dict(getattr(status, which) or {}).get("added") == 1
-
-    def ds01s_own(self) -> None:
-        """Every container of the project was made by DS01's commands, those that are gone included."""
-        made = [one for one in self.machine.made() if one["name"].startswith(self.folder.name)]
-        assert made
-        for labels in made:
-            assert labels.get("ds01-kernels.test") == self.machine.mark, labels
-            assert labels["ds01.managed"] == "true"
-            assert ("ds01.interface" in labels) == (labels["name"] == self.folder.container)
-
 
 @pytest.fixture(scope="module")
 def machine(engine_available: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
@@ -294,7 +281,7 @@ def test_deployed_found_looked_at_and_retired(bench: Bench, machine: Machine) ->
     assert [one for one in machine.containers() if one["Name"] == f"/{bench.folder.container}"] == []
     lost = bench.call(bench.workbench.drifts.look(bench.project)).lost
     assert [item.name for item in lost.added] == ["beside-tool"]
-    bench.ds01s_own()
+    machine.has_made_all(bench.folder)
 
 
 @pytest.mark.engine
@@ -381,7 +368,7 @@ def test_a_rebuild_and_back(bench: Bench, machine: Machine) -> None:
     bench.call(bench.workbench.rebuilds.rollback(bench.project, lambda step: None))
     assert bench.inspect()["Image"] == bench.image() == former
     assert "beside-tool" not in (bench.folder.path / "Dockerfile").read_text()
-    bench.ds01s_own()
+    machine.has_made_all(bench.folder)
 
 
 def stands(bench: Bench) -> tuple[str, str, str]:
@@ -427,46 +414,49 @@ def test_a_rebuild_whose_container_is_refused_is_taken_back(bench: Bench, machin
     machine.forget()
     bench.call(bench.workbench.launcher.deploy(bench.project))
     assert stands(bench) == before
-    bench.ds01s_own()
-
-
-def shown(kernel: LiveKernel, code: str) -> str:
-    """What stands under that cell beside what it prints."""
-    request, texts = kernel.client.execute(code), []
-    while True:
-        message = kernel.client.get_iopub_msg(timeout=60)
-        if message["parent_header"].get("msg_id") != request:
-            continue
-        if message["msg_type"] == "display_data":
-            texts.append(message["content"]["data"]["text/plain"])
-        elif message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
-            return "\n".join(texts)
+    machine.has_made_all(bench.folder)
 
 
 @pytest.mark.engine
-def test_a_kernel_and_what_becomes_of_it_when_ds01_ends_its_container(bench: Bench, machine: Machine) -> None:
-    with a_kernel(f"ds01-{bench.folder.name}") as kernel:
-        variables = json.loads(kernel.run("import os, json; print(json.dumps(dict(os.environ)))"))
-        assert variables["DS01_PROJECT"] == bench.folder.name
-        assert variables["DS01_CONTAINER"] == bench.folder.container
-        assert "CUDA_VISIBLE_DEVICES" not in variables
-        assert "DS01_CONTEXT" not in variables
-        assert kernel.run("import sys; print(sys.executable, os.getcwd())").split() == [
-            "/usr/bin/python",
-            "/workspace",
-        ]
-        kernel.run("%pip install beside_tool==1.0")
-        until(lambda: bench.lost_or_added("drift"))
+def test_a_notebook_on_a_machine_of_ds01(machine: Machine) -> None:
+    with a_house() as house:
+        house.configure("jupyter_ds01", machine.settings)
+        project = a_project(house, "story")
+        with house.server() as server, a_kernel(server, project) as kernel:
+            variables = kernel.ask("dict(__import__('os').environ)")
+            assert variables["DS01_PROJECT"] == project.name
+            assert variables["DS01_CONTAINER"] == project.folder.container
+            assert not {"CUDA_VISIBLE_DEVICES", "LD_PRELOAD", "DS01_CONTEXT"} & variables.keys()
+            assert kernel.ask("__import__('sys').executable") == "/usr/bin/python"
 
-        name = bench.folder.container
-        machine.end_for("maintenance.idle_kill", name, idle_duration="2h")
-        until(lambda: kernel.code is not None)
-        kernel.restart()
-        said = shown(kernel, "1 + 1")
-        assert (
-            "The previous kernel was ended because DS01 stopped the container, in which it saw no work"
-            in said
-        )
-        assert "(after 2h)" in said
-        assert bench.lost_or_added("lost")
-    bench.ds01s_own()
+            kernel.run("%pip install tiny==1.0")
+            await_drift(server, project, {"added": ["tiny"]})
+            seen = preview(server, project)
+            assert "DS01 makes the containers here" in seen["stops_first"]
+            assert rebuild(server, project)["phase"] == "done"
+            # The kernel was restarted in the new container, and nothing has gone wrong that it should tell.
+            outcome = kernel.execute("import tiny; print(tiny.__version__)")
+            assert (outcome.text, outcome.shown) == ("1.0\n", "")
+            assert drift(server, project) == {}
+
+            kernel.run("%pip install tiny==2.0")
+            await_drift(server, project, {"changed": ["tiny"]})
+            process = kernel.ask("__import__('os').environ['DS01_KERNEL']")
+            machine.end_for("maintenance.idle_kill", project.folder.container, idle_duration="2h")
+            wait_for(lambda: machine.has(project.folder.container), "no new container was made")
+            said = kernel.execute("import os; print(os.environ['DS01_KERNEL'])")
+            assert said.text.strip() != process
+            assert "The previous kernel was ended because DS01 stopped the container" in said.shown
+            assert "in which it saw no work (after 2h)" in said.shown
+            assert "jupyter ds01 restore" in said.shown
+            lost = server.get(f"{project.url}/packages")["lost"]
+            assert [item["name"] for item in lost["changed"]] == ["tiny"]
+
+            findings = server.get(f"{project.url}/doctor")
+            (found,) = [one for one in findings if one["check"] == "ds01"]
+            assert found["level"] == "notice"
+            assert str(machine.folder / "container-deploy") in found["message"]
+            assert not [one for one in findings if one["level"] == "error"]
+        project.cli("container-retire", "--force")
+        assert not machine.has(project.folder.container)
+    machine.has_made_all(project.folder)

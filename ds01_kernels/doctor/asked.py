@@ -73,7 +73,10 @@ def gpus(facts: Facts) -> Iterator[Finding]:
     wanted, host = facts.settings, facts.engine
     if not isinstance(wanted, Settings) or not isinstance(host, EngineInfo):
         return
-    if wanted.gpus is None:
+    if host.deployer:
+        asked = _words(wanted.gpus) if wanted.gpus else "as many GPUs as Workbench.deploy_gpus says"
+        yield Finding("gpus", "ok", f"DS01 is asked for {asked}, and gives them.")
+    elif wanted.gpus is None:
         yield Finding("gpus", "ok", "No GPUs are asked for.")
     elif "gpus" in host.cannot:
         yield Finding(

@@ -10,9 +10,17 @@ https://github.com/hertie-data-science-lab/ds01-infra
 
 from __future__ import annotations
 
-from .commands import Commands, find_commands
+from .commands import DEPLOY, RETIRE, Commands, find_commands
 from .deployed import LABEL_DEPLOYED
 from .engine import Ds01Engine
 from .events import why_ended
 
-__all__ = ["LABEL_DEPLOYED", "Commands", "Ds01Engine", "find_commands", "why_ended"]
+__all__ = [
+    "DEPLOY",
+    "LABEL_DEPLOYED",
+    "RETIRE",
+    "Commands",
+    "Ds01Engine",
+    "find_commands",
+    "why_ended",
+]
