@@ -197,7 +197,12 @@ class Options(SingletonConfigurable):
 
     def ds01_commands(self) -> Commands | None:
         """DS01's commands, which make the containers where they are there. Raises `SettingError`."""
-        return find_commands(self.deploy_command, self.retire_command)
+        if "\0" in self.deploy_events:
+            raise SettingError(
+                f"{self._where('deploy_events')} is {shown(self.deploy_events)}, which is not a path.",
+                remedy="Correct it.",
+            )
+        return find_commands(self.deploy_command, self.retire_command, self._where)
 
     @property
     def names(self) -> Names:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from conftest import ProjectFolder
+from conftest import BASE_IMAGE, ProjectFolder
 from ds01_machine import Machine, a_machine
 from live import Site, a_site, docker, until
-from rebuilding import OFFLINE, a_kernel, a_project, await_drift, drift, preview, rebuild, wheel
-from servers import a_house, wait_for
+from rebuilding import OFFLINE, Rebuilt, a_kernel, a_project, await_drift, drift, preview, rebuild, wheel
+from servers import Server, a_house, started_again
 
 from ds01_kernels import containers
 from ds01_kernels.ds01_host import Ds01Engine, find_commands, why_ended
@@ -63,6 +63,8 @@ def test_the_commands_are_found_by_name_or_path(tmp_path: Path, monkeypatch: pyt
     assert find_commands("container-deploy", "") is None
     with pytest.raises(SettingError, match=r"Workbench\.deploy_command is '/opt/no'"):
         find_commands("/opt/no", retire)
+    with pytest.raises(SettingError, match=r"Workbench\.retire_command is '/opt/no'"):
+        find_commands("container-deploy", "/opt/no")
 
 
 def test_a_command_has_no_terminal_no_input_and_not_the_hosts_variables(
@@ -324,53 +326,6 @@ def test_refusals_are_told_in_ds01s_words(bench: Bench, machine: Machine) -> Non
         deploy.write_text(text)
 
 
-@pytest.mark.engine
-def test_a_rebuild_and_back(bench: Bench, machine: Machine) -> None:
-    reason = bench.call(bench.workbench.rebuilds.stops_first(bench.project))
-    assert reason == "DS01 makes the containers here, and a project has one"
-    bench.call(bench.workbench.launcher.deploy(bench.project))
-    old, former = bench.inspect(), bench.image()
-    bench.pip("install", "beside_tool==1.0")
-    # What was lost with containers before this one is not asked for.
-    bench.call(bench.workbench.drifts.forget_lost(bench.project, ["beside-tool"]))
-    machine.forget()
-    steps = bench.rebuild()
-    assert [step.phase for step in steps if step.phase in ("check", "swap", "restart")] == [
-        "check",
-        "swap",
-        "restart",
-    ]
-    assert '"beside-tool==1.0"' in (bench.folder.path / "Dockerfile").read_text()
-    made = bench.inspect()
-    assert made["Id"] != old["Id"]
-    assert made["Image"] == bench.image() != former
-    assert bench.image("previous") == former
-    look = bench.call(bench.workbench.drifts.look(bench.project))
-    assert not look.drift.added
-    assert "beside-tool" in {package.name for package in look.installed.packages if look.installed}
-
-    # Tried beside the old one, which then goes before the new one comes; the trial was gone by then.
-    name = bench.folder.name
-    words = [line.split()[:2] for line in machine.commands]
-    assert words == [
-        ["docker", "create"],
-        ["docker", "start"],
-        ["docker", "rm"],
-        ["container-retire", name],
-        ["docker", "stop"],
-        ["docker", "rm"],
-        ["container-deploy", name],
-        ["docker", "create"],
-        ["docker", "start"],
-    ]
-    assert "--gpus" not in machine.commands[0]
-
-    bench.call(bench.workbench.rebuilds.rollback(bench.project, lambda step: None))
-    assert bench.inspect()["Image"] == bench.image() == former
-    assert "beside-tool" not in (bench.folder.path / "Dockerfile").read_text()
-    machine.has_made_all(bench.folder)
-
-
 def stands(bench: Bench) -> tuple[str, str, str]:
     """What a rebuild that failed leaves as it was."""
     return (bench.folder.path / "Dockerfile").read_text(), bench.image(), bench.inspect()["Image"]
@@ -418,34 +373,31 @@ def test_a_rebuild_whose_container_is_refused_is_taken_back(bench: Bench, machin
 
 
 @pytest.mark.engine
-def test_a_notebook_on_a_machine_of_ds01(machine: Machine) -> None:
+def test_a_notebook_on_a_machine_of_ds01(machine: Machine, ipykernel_image: str) -> None:
     with a_house() as house:
         house.configure("jupyter_ds01", machine.settings)
-        project = a_project(house, "story")
-        with house.server() as server, a_kernel(server, project) as kernel:
+        project = a_project(house, "story", OFFLINE.replace(BASE_IMAGE, ipykernel_image))
+        with house.server() as server, a_kernel(server, project) as kernel, kernel.connected():
             variables = kernel.ask("dict(__import__('os').environ)")
             assert variables["DS01_PROJECT"] == project.name
             assert variables["DS01_CONTAINER"] == project.folder.container
             assert not {"CUDA_VISIBLE_DEVICES", "LD_PRELOAD", "DS01_CONTEXT"} & variables.keys()
             assert kernel.ask("__import__('sys').executable") == "/usr/bin/python"
-
             kernel.run("%pip install tiny==1.0")
             await_drift(server, project, {"added": ["tiny"]})
-            seen = preview(server, project)
-            assert "DS01 makes the containers here" in seen["stops_first"]
-            assert rebuild(server, project)["phase"] == "done"
-            # The kernel was restarted in the new container, and nothing has gone wrong that it should tell.
+
+            is_rebuilt(server, machine, project)
+            # It was restarted in the new container, and nothing has gone wrong that it should tell.
             outcome = kernel.execute("import tiny; print(tiny.__version__)")
             assert (outcome.text, outcome.shown) == ("1.0\n", "")
             assert drift(server, project) == {}
 
             kernel.run("%pip install tiny==2.0")
             await_drift(server, project, {"changed": ["tiny"]})
-            process = kernel.ask("__import__('os').environ['DS01_KERNEL']")
             machine.end_for("maintenance.idle_kill", project.folder.container, idle_duration="2h")
-            wait_for(lambda: machine.has(project.folder.container), "no new container was made")
-            said = kernel.execute("import os; print(os.environ['DS01_KERNEL'])")
-            assert said.text.strip() != process
+            started_again(kernel)
+            said = kernel.execute("tiny")
+            assert said.error == "NameError", f"it is the same kernel: {said}"
             assert "The previous kernel was ended because DS01 stopped the container" in said.shown
             assert "in which it saw no work (after 2h)" in said.shown
             assert "jupyter ds01 restore" in said.shown
@@ -457,6 +409,39 @@ def test_a_notebook_on_a_machine_of_ds01(machine: Machine) -> None:
             assert found["level"] == "notice"
             assert str(machine.folder / "container-deploy") in found["message"]
             assert not [one for one in findings if one["level"] == "error"]
+        goes_back(project)
         project.cli("container-retire", "--force")
         assert not machine.has(project.folder.container)
     machine.has_made_all(project.folder)
+
+
+def is_rebuilt(server: Server, machine: Machine, project: Rebuilt) -> None:
+    """With all that there is to restart, and in DS01's order: there is one container at a time."""
+    old, former = project.container(), project.image()
+    machine.forget()
+    assert "DS01 makes the containers here" in preview(server, project)["stops_first"]
+    done = rebuild(server, project)
+    assert done["phase"] == "done", done
+    assert project.image("previous") == former != project.image()
+    assert project.container() != old
+    # Tried beside the old one, without a GPU, and gone before that is.
+    assert [line.split()[:2] for line in machine.commands] == [
+        ["docker", "create"],
+        ["docker", "start"],
+        ["docker", "rm"],
+        ["container-retire", project.name],
+        ["docker", "stop"],
+        ["docker", "rm"],
+        ["container-deploy", project.name],
+        ["docker", "create"],
+        ["docker", "start"],
+    ]
+    assert "--gpus" not in machine.commands[0]
+    project.agree()
+
+
+def goes_back(project: Rebuilt) -> None:
+    former = project.image("previous")
+    project.cli("rollback", "--yes")
+    assert project.image() == former
+    project.agree()

@@ -9,11 +9,12 @@ import re
 import shlex
 import shutil
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from ds01_kernels.errors import DeployRefusedError, EngineError, EngineTimeoutError, SettingError
+from ds01_kernels.setting_values import shown as named
 from ds01_kernels.text import clean
 
 log = logging.getLogger("ds01_kernels")
@@ -45,24 +46,35 @@ class Commands:
     docker: str
 
 
-def find_commands(deploy: str, retire: str) -> Commands | None:
+def find_commands(
+    deploy: str, retire: str, where: Callable[[str], str] = "Workbench.{}".format
+) -> Commands | None:
     """DS01's commands, from what the settings call them; None where this machine has none.
 
     Empty names are for those who do not want them. Raises `SettingError` for names that somebody has set and
-    that are no programs.
+    that are no programs; `where` says where a setting stands.
     """
     if not deploy or not retire:
         return None
-    found = {name: shutil.which(os.path.expanduser(name)) for name in (deploy, retire)}  # noqa: PTH111
-    if all(found.values()):
-        return Commands(str(found[deploy]), str(found[retire]), shutil.which("docker") or "")
-    for setting, name, usual in (("deploy_command", deploy, DEPLOY), ("retire_command", retire, RETIRE)):
-        if name != usual and not found[name]:
-            raise SettingError(
-                f"Workbench.{setting} is {name!r}, which is no program here.",
-                remedy=f"Write the whole path of DS01's {usual}, or leave both commands empty.",
-            )
-    return None
+    found = (_program(deploy), _program(retire))
+    if all(found):
+        return Commands(*found, shutil.which("docker") or "")
+    if (deploy, retire) == (DEPLOY, RETIRE):
+        return None
+    settings = [("deploy_command", deploy, DEPLOY), ("retire_command", retire, RETIRE)]
+    missing = [one for one, program in zip(settings, found, strict=True) if not program]
+    # One that somebody has written first.
+    setting, name, _ = min(missing, key=lambda one: one[1] == one[2])
+    raise SettingError(
+        f"{where(setting)} is {named(name)}, which is no program here.",
+        remedy="Write the whole path of DS01's command, or leave both commands empty.",
+    )
+
+
+def _program(name: str) -> str:
+    if "\0" in name:
+        return ""
+    return shutil.which(os.path.expanduser(name)) or ""  # noqa: PTH111
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from ds01_kernels.engine import (
 )
 from ds01_kernels.errors import (
     ConflictError,
+    ContainerExitedError,
     DeployRefusedError,
     Ds01Error,
     EngineError,
@@ -41,6 +42,9 @@ from ds01_kernels.errors import (
 from ds01_kernels.variables import WORKSPACE
 
 log = logging.getLogger("ds01_kernels")
+
+#: Looks at a container that is being removed, and seconds between them.
+LOOKS, PAUSE = 50, 0.2
 
 #: What a look-up that is to find what DS01 has made may ask for.
 _OURS = frozenset({LABEL_UID, LABEL_PATH, LABEL_PROJECT})
@@ -100,7 +104,26 @@ class Ds01Engine:
         self._deployed.pop(info.id, None)
 
     async def start(self, container: str) -> None:
-        await self._change("start", await self._there(container))
+        name = await self._there(container)
+        try:
+            await self._change("start", name)
+        except DeployRefusedError:
+            if await self._is_going(container):
+                raise ContainerExitedError(
+                    f"The container {name} was removed when it was to be started."
+                ) from None
+            raise
+
+    async def _is_going(self, container: str) -> bool:
+        """Whether it is gone, or is being removed: DS01 removes what it has stopped. Waits for that."""
+        for _ in range(LOOKS):
+            info = await self._engine.container(container)
+            if info is None:
+                return True
+            if info.state not in ("removing", "dead"):
+                return False
+            await asyncio.sleep(PAUSE)
+        return False
 
     async def stop(self, container: str, grace: float) -> None:
         await self._change("stop", "-t", str(math.ceil(grace)), await self._there(container))
