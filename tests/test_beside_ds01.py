@@ -20,6 +20,7 @@ from rebuilding import OFFLINE, Rebuilt, a_kernel, a_project, await_drift, drift
 from servers import Server, a_house, started_again
 
 from ds01_kernels import containers
+from ds01_kernels.agent.alerts import Alerts
 from ds01_kernels.ds01_host import Ds01Engine, find_commands, why_ended
 from ds01_kernels.ds01_host.commands import Outcome, quoted, refused, run
 from ds01_kernels.ds01_host.engine import gpu_words
@@ -179,6 +180,51 @@ def test_what_ds01_logged_of_a_containers_end(tmp_path: Path) -> None:
     log.unlink()
     os.mkfifo(log)
     assert why() == stopped, "a pipe blocks nobody"
+
+
+ALERT = """\
+--- Alert: 2026-11-22 10:00:0{} ---
+━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━
+[{}] {}
+
+Container: p._.7
+{}
+Reason: Maximum runtime limit approaching
+
+Your /workspace data persists after stop.
+━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━
+
+"""
+
+
+def test_what_ds01_warns_of_is_one_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "alerts"
+    idle = ALERT.format(1, "WARNING", "IDLE CONTAINER WARNING", "Action: Will auto-stop in ~6 minutes")
+    aged = ALERT.format(2, "WARNING", "MAX RUNTIME WARNING\033[2J", "Status: Will auto-stop in ~2 hours")
+    file.write_text(idle)
+    alerts = Alerts(str(file))
+    assert alerts.newest() == "", "it was there before"
+
+    def added(text: str) -> str:
+        with file.open("a") as end:
+            end.write(text)
+        return alerts.newest()
+
+    said = added(idle + aged)
+    assert said == (
+        f"DS01 says of this container: MAX RUNTIME WARNING[2J: Will auto-stop in ~2 hours. More is in {file}."
+    )
+    assert alerts.newest() == ""
+    assert "Will auto-stop in ~6 minutes. More" in added(idle)
+    assert added(ALERT.format(3, "NOTICE", "IDLE CONTAINER NOTICE (FYI only)", "Exemption: yes")) == ""
+    assert added("anything [WARNING] else\n\xff") == ""
+    file.write_text(idle)
+    assert "IDLE CONTAINER WARNING" in alerts.newest(), "it was written anew"
+    assert len(added(ALERT.format(4, "WARNING", "x" * 10_000, ""))) < 300
+    file.unlink()
+    assert alerts.newest() == ""
+    os.mkfifo(file)
+    assert alerts.newest() == ""
 
 
 # On the real engine
@@ -391,6 +437,14 @@ def test_a_notebook_on_a_machine_of_ds01(machine: Machine, ipykernel_image: str)
             outcome = kernel.execute("import tiny; print(tiny.__version__)")
             assert (outcome.text, outcome.shown) == ("1.0\n", "")
             assert drift(server, project) == {}
+
+            alert = ALERT.format(
+                1, "WARNING", "IDLE CONTAINER WARNING", "Action: Will auto-stop in ~6 minutes"
+            )
+            (project.folder.path / ".ds01-alerts").write_text(alert)
+            said = kernel.execute("print(1)")
+            assert "DS01 says of this container: IDLE CONTAINER WARNING: Will auto-stop in ~6" in said.shown
+            assert (said.text, kernel.execute("print(2)").shown) == ("1\n", "")
 
             kernel.run("%pip install tiny==2.0")
             await_drift(server, project, {"changed": ["tiny"]})

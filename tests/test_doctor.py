@@ -375,7 +375,7 @@ def test_what_the_machine_lacks(healthy: Facts, changed: dict[str, Any], name: s
 
 def test_who_makes_the_containers(healthy: Facts) -> None:
     commands = Commands("/x/container-deploy", "/x/container-retire", "/y/docker")
-    machine = replace(healthy, host=replace(healthy.host, ds01=commands))
+    machine = replace(healthy, host=replace(healthy.host, ds01=commands), settings=Settings())
     (found,) = [finding for finding in judge(machine) if finding.check == "ds01"]
     assert (found.level, found.remedy) == ("notice", "")
     for path in ("/x/container-deploy", "/x/container-retire", "/y/docker"):
