@@ -12,9 +12,11 @@ import docker.errors
 import requests
 import urllib3.exceptions
 from docker import APIClient
+from docker.constants import DEFAULT_DOCKER_API_VERSION
 from docker.context import ContextAPI
 from docker.utils import kwargs_from_env
 
+from ds01_kernels.engine import docker_ssh
 from ds01_kernels.errors import (
     ConflictError,
     ContainerExitedError,
@@ -55,8 +57,24 @@ def connect(timeout: float) -> APIClient:
     named = kwargs_from_env()
     if "base_url" not in named:
         named = {**ContextAPI.kwargs_from_context(), **named}
+    where = str(named.get("base_url"))
+    if where.startswith("ssh://"):
+        return _by_ssh(where, timeout)
     # requests takes fractions of a second; the type stubs of docker-py know whole ones only.
     return _Client(timeout=timeout, max_pool_size=POOL_SIZE, **named)  # type: ignore[arg-type]
+
+
+def _by_ssh(where: str, timeout: float) -> APIClient:
+    # With a version, docker-py does not ask the engine before it can be reached.
+    client = _Client(
+        base_url="unix:///ssh",
+        version=DEFAULT_DOCKER_API_VERSION,
+        timeout=timeout,  # type: ignore[arg-type]
+        max_pool_size=POOL_SIZE,
+    )
+    docker_ssh.mount(client, where, timeout, POOL_SIZE)
+    client._version = client._retrieve_server_version()  # type: ignore[attr-defined]
+    return client
 
 
 class _Client(APIClient):
@@ -106,9 +124,13 @@ def translated(error: BaseException, doing: str) -> Ds01Error:
     if any(isinstance(cause, _TIMEOUTS) for cause in causes) and not _names(causes, requests.ConnectTimeout):
         return timed_out(doing)
     if any(isinstance(cause, _LOST) for cause in causes):
+        where = _address_or_unknown()
+        by_ssh = "`docker version` with the same DOCKER_HOST or context, in a terminal, shows what is wrong: "
         return EngineUnreachableError(
-            f"Docker is not running, or cannot be reached at {_address_or_unknown()}{_because(causes)}.",
-            remedy="Start it (`sudo systemctl start docker`) or ask the administrator to; "
+            f"Docker is not running, or cannot be reached at {where}{_because(causes)}.",
+            remedy=by_ssh + "ssh has to get there without asking anything."
+            if where.startswith("ssh://")
+            else "Start it (`sudo systemctl start docker`) or ask the administrator to; "
             "if it runs elsewhere, set DOCKER_HOST.",
         )
     if isinstance(error, (ValueError, TypeError, AttributeError, LookupError)):
