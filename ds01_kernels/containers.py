@@ -35,6 +35,8 @@ LABEL_SETTINGS = "ds01-kernels.settings"
 #: The name of the project's one container. One that carries it and is called otherwise stands beside that
 #: one: it is on trial, about to take its place, or kept for kernels that still run in it.
 LABEL_NAME = "ds01-kernels.name"
+#: Whose a container is, to DS01: set by its commands and by its `docker` alone, never by us.
+LABEL_DS01_USER = "ds01.user"
 
 PIP_VARIABLES = {
     # An install is the user's decision, and the container is theirs: https://peps.python.org/pep-0668/
@@ -92,17 +94,28 @@ async def find(engine: Engine, project: Project) -> ContainerInfo | None:
     """The project's container, in whatever state. Raises `ConflictError` when its name is another's."""
     info = await engine.container(project.container_name(os.getuid()))
     if info is not None and not _is_of(info, project):
-        raise ConflictError(
-            f"There is a container named {info.name} that does not belong to {project.path}.",
-            remedy="Rename the project's folder, or remove that container.",
-        )
+        raise _is_anothers(info, project)
     return info
+
+
+def _is_anothers(info: ContainerInfo, project: Project) -> ConflictError:
+    if LABEL_DS01_USER in info.labels and info.mounts.get(str(WORKSPACE)) == str(project.path):
+        return ConflictError(
+            f"The container {info.name} was made by DS01, whose commands this process does not find.",
+            remedy="Have container-deploy and container-retire on the PATH, or name them as "
+            "Workbench.deploy_command and Workbench.retire_command.",
+        )
+    return ConflictError(
+        f"There is a container named {info.name} that does not belong to {project.path}.",
+        remedy="Rename the project's folder, or remove that container.",
+    )
 
 
 async def find_all(engine: Engine) -> dict[str, ContainerInfo]:
     """This user's containers by the path of their project."""
     found = await engine.containers({LABEL_UID: str(os.getuid())})
-    return {info.labels[LABEL_PATH]: info for info in found if LABEL_PATH in info.labels and is_current(info)}
+    ours = [info for info in found if {LABEL_PATH, LABEL_NAME} <= info.labels.keys()]
+    return {info.labels[LABEL_PATH]: info for info in ours if is_current(info)}
 
 
 async def find_beside(engine: Engine, project: Project) -> list[ContainerInfo]:
@@ -187,7 +200,8 @@ def labels(project: Project) -> dict[str, str]:
 
 
 def _is_of(info: ContainerInfo, project: Project) -> bool:
-    return all(info.labels.get(name) == value for name, value in labels(project).items())
+    # Images have the same labels, and whatever is made of one has them too, but for that name.
+    return LABEL_NAME in info.labels and labels(project).items() <= info.labels.items()
 
 
 def outdated(info: ContainerInfo, image: ImageInfo | None, settings: Settings | None) -> tuple[str, ...]:

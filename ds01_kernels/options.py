@@ -105,7 +105,9 @@ class Options(SingletonConfigurable):
     ).tag(config=True)
     max_shm_size = Unicode("", help="The most that a project may set. Empty: any size.").tag(config=True)
     gpus = Unicode(
-        "", help="GPUs of a container: 'all', a count, or UUIDs (MIG too) separated by commas. Empty: none."
+        "",
+        help="GPUs of a container: 'all', a count, or UUIDs (MIG too) separated by commas. Empty: none, but "
+        "one where DS01 makes the containers; '0': none anywhere.",
     ).tag(config=True)
     max_gpus = Integer(
         -1,
@@ -154,12 +156,6 @@ class Options(SingletonConfigurable):
     retire_command = Unicode("container-retire", help="Its command that removes one; likewise.").tag(
         config=True
     )
-    deploy_gpus = Integer(
-        1,
-        min=0,
-        max=999,
-        help="GPUs that DS01 is asked for where `gpus` names none. 0: `--cpu-only`.",
-    ).tag(config=True)
     deploy_timeout = Float(
         600.0, min=1, max=MOST_SECONDS, help="Seconds until a command of DS01 is given up."
     ).tag(config=True)

@@ -137,9 +137,7 @@ class Workbench(Options):
             return engine
         if commands is None:
             return engine
-        return Ds01Engine(
-            engine, commands, gpus=self.deploy_gpus, limit=self.deploy_timeout, variables=variables
-        )
+        return Ds01Engine(engine, commands, limit=self.deploy_timeout, variables=variables)
 
     @property
     def launcher(self) -> Launcher:

@@ -6,10 +6,11 @@ import asyncio
 import json
 import os
 import secrets
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import pytest
@@ -21,11 +22,13 @@ from servers import Server, a_house, started_again
 
 from ds01_kernels import containers
 from ds01_kernels.agent.alerts import Alerts
-from ds01_kernels.ds01_host import Ds01Engine, find_commands, why_ended
+from ds01_kernels.ds01_host import LABEL_DEPLOYED, Ds01Engine, docker_words, find_commands, why_ended
 from ds01_kernels.ds01_host.commands import Outcome, quoted, refused, run
+from ds01_kernels.ds01_host.deployed import dressed, user
 from ds01_kernels.ds01_host.engine import gpu_words
-from ds01_kernels.engine import GpuRequest
+from ds01_kernels.engine import ContainerInfo, ContainerSpec, GpuRequest, Mount
 from ds01_kernels.errors import (
+    ConflictError,
     DeployRefusedError,
     Ds01Error,
     EngineTimeoutError,
@@ -35,6 +38,7 @@ from ds01_kernels.exits import Cause, Exit, told
 from ds01_kernels.projects import Project
 from ds01_kernels.rebuild import Order, Step
 from ds01_kernels.status import all_statuses, details
+from ds01_kernels.testing import FakeEngine
 from ds01_kernels.workbench import Workbench
 
 T = TypeVar("T")
@@ -139,12 +143,80 @@ def test_a_refusal_is_told_in_the_commands_own_words() -> None:
 
 
 def test_gpus_in_the_words_of_ds01() -> None:
-    assert gpu_words(None, 1) == ["--num-gpus=1"]
-    assert gpu_words(None, 0) == ["--cpu-only"]
-    assert gpu_words(GpuRequest(count=2), 1) == ["--num-gpus=2"]
-    assert gpu_words(GpuRequest(ids=("GPU-1", "GPU-2", "GPU-3")), 1) == ["--num-gpus=3"]
+    assert gpu_words(None) == ["--num-gpus=1"]
+    assert gpu_words(GpuRequest()) == ["--cpu-only"]
+    assert gpu_words(GpuRequest(count=2)) == ["--num-gpus=2"]
+    assert gpu_words(GpuRequest(ids=("GPU-1", "GPU-2", "GPU-3"))) == ["--num-gpus=3"]
     with pytest.raises(SettingError, match="all GPUs"):
-        gpu_words(GpuRequest(count=-1), 1)
+        gpu_words(GpuRequest(count=-1))
+
+
+def test_a_container_beside_in_the_words_of_docker(tmp_path: Path) -> None:
+    spec = ContainerSpec(
+        "p._.7.trial-1",
+        "sha256:1",
+        ("/bin/sh", "-c", "x"),
+        user="7:7",
+        env={"A": "1 =2", "LINES": "1\n2"},
+        labels={"ds01-kernels.uid": "7"},
+        mounts=(Mount(tmp_path / 'a,"b', PurePosixPath("/a")), Mount(Path("/s"), PurePosixPath("/s"), True)),
+        memory=64 << 30,
+        gpus=GpuRequest(count=1),
+    )
+    with docker_words.variables_file(spec) as path:
+        assert Path(path).read_text() == "A=1 =2\n"
+        assert Path(path).stat().st_mode & 0o077 == 0
+        words = docker_words.of(spec, path)
+    assert not Path(path).exists()
+    assert words[-5:] == ["--entrypoint", "/bin/sh", "sha256:1", "-c", "x"]
+    assert f'type=bind,"source={tmp_path}/a,""b",target=/a' in words
+    assert "type=bind,source=/s,target=/s,readonly" in words
+    assert words[words.index("--memory") + 1] == str(4 << 30)
+    assert not [word for word in words if "gpu" in word or word.startswith("ds01.")]
+
+
+def test_what_ds01_has_made_is_known_for_the_projects(tmp_path: Path) -> None:
+    uid, now = os.getuid(), datetime.now(UTC)
+    folder, link = tmp_path / "p", tmp_path / "link"
+    folder.mkdir()
+    link.symlink_to(folder)
+    project = Project("p", folder, tmp_path)
+    info = ContainerInfo("1", f"p._.{uid}", "running", "sha256:1", {}, now, mounts={"/workspace": str(link)})
+    # An image of ours has these, and what is made of it.
+    inherited = containers.labels(project)
+
+    def owner(labels: Mapping[str, str], **changed: Any) -> str | None:
+        found = dressed(replace(info, labels=labels, **changed))
+        return found.labels.get(containers.LABEL_PATH) if LABEL_DEPLOYED in found.labels else None
+
+    ours = {containers.LABEL_DS01_USER: user()}
+    assert owner(ours) == owner({**inherited, **ours}) == str(folder)
+    assert dressed(replace(info, labels=ours)).labels.items() >= containers.labels(project).items()
+    assert owner(inherited) is None
+    assert owner({containers.LABEL_DS01_USER: "another"}) is None
+    assert owner(ours, name=f"p._.{uid}1") is None
+    assert owner(ours, name="p") is None
+    assert owner(ours, mounts={}) is None
+    assert owner({**inherited, **ours, containers.LABEL_NAME: info.name}) is None, "we have made it"
+
+
+def test_without_ds01s_commands_its_containers_are_left_alone(tmp_path: Path) -> None:
+    project = Project("p", tmp_path / "p", tmp_path)
+
+    async def found(labels: Mapping[str, str]) -> None:
+        engine = FakeEngine()
+        mounts = (Mount(project.path, PurePosixPath("/workspace")),)
+        name = project.container_name(os.getuid())
+        spec = ContainerSpec(name, "ds01/base:latest", ("sh",), labels=labels, mounts=mounts)
+        await engine.create(spec)
+        assert await containers.find_all(engine) == {}
+        await containers.find(engine, project)
+
+    inherited = containers.labels(project)
+    with pytest.raises(ConflictError, match="was made by DS01, whose commands this process does not find"):
+        asyncio.run(found({**inherited, containers.LABEL_DS01_USER: user()}))
+    with pytest.raises(ConflictError, match="does not belong to"):
+        asyncio.run(found(inherited))
 
 
 def test_what_ds01_logged_of_a_containers_end(tmp_path: Path) -> None:

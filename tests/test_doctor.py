@@ -387,7 +387,7 @@ def test_who_makes_the_containers(healthy: Facts) -> None:
     asked = replace(limited, engine=replace(ENGINE, deployer="/x/container-deploy"))
     (found,) = [finding for finding in judge(asked) if finding.check == "gpus"]
     assert found.level == "ok"
-    assert "as many GPUs as Workbench.deploy_gpus says" in found.message
+    assert found.message == "DS01 is asked for 1 GPU."
 
 
 def test_a_limit_above_the_machines_memory_is_told(healthy: Facts) -> None:

@@ -136,7 +136,6 @@ BAD: dict[str, tuple[Any, ...]] = {
     "exclusive_gpus": ("maybe", 2, None),
     "deploy_command": (3, None, "no-such-command", "/etc/passwd", "a\0b", "x" * 100_000),
     "retire_command": (3, None, "no-such-command", "/etc", "\0"),
-    "deploy_gpus": (-1, 1000, 1.5, "2", True),
     "deploy_timeout": (float("nan"), float("inf"), 0, "x"),
     "deploy_events": (3, None, "/var/\0"),
     "build_timeout": (float("nan"), float("inf"), -1, "x"),

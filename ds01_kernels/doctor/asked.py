@@ -74,9 +74,9 @@ def gpus(facts: Facts) -> Iterator[Finding]:
     if not isinstance(wanted, Settings) or not isinstance(host, EngineInfo):
         return
     if host.deployer:
-        asked = _words(wanted.gpus) if wanted.gpus else "as many GPUs as Workbench.deploy_gpus says"
-        yield Finding("gpus", "ok", f"DS01 is asked for {asked}, and gives them.")
-    elif wanted.gpus is None:
+        asked = "1 GPU" if wanted.gpus is None else _words(wanted.gpus) if wanted.gpus else "no GPU"
+        yield Finding("gpus", "ok", f"DS01 is asked for {asked}.")
+    elif not wanted.gpus:
         yield Finding("gpus", "ok", "No GPUs are asked for.")
     elif "gpus" in host.cannot:
         yield Finding(

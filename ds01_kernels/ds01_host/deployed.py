@@ -7,12 +7,10 @@ import pwd
 from dataclasses import replace
 from pathlib import Path
 
-from ds01_kernels.containers import LABEL_NAME, LABEL_PATH, LABEL_PROJECT, LABEL_UID
+from ds01_kernels.containers import LABEL_DS01_USER, LABEL_NAME, LABEL_PATH, LABEL_PROJECT, LABEL_UID
 from ds01_kernels.engine import ContainerInfo
 from ds01_kernels.variables import WORKSPACE
 
-#: Whose a container is, to DS01: set by its commands and by its `docker` alone, never by us.
-LABEL_USER = "ds01.user"
 #: On what `dressed` returns: DS01 has made it.
 LABEL_DEPLOYED = "ds01-kernels.deployed"
 
@@ -36,7 +34,7 @@ def dressed(info: ContainerInfo) -> ContainerInfo:
     is_deployed = (
         # What we make has this one, and no image has.
         LABEL_NAME not in info.labels
-        and info.labels.get(LABEL_USER) == user()
+        and info.labels.get(LABEL_DS01_USER) == user()
         and info.name.endswith(suffix())
         and folder.startswith("/")
     )

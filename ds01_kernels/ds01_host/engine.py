@@ -14,10 +14,17 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from ds01_kernels.containers import LABEL_NAME, LABEL_PATH, LABEL_PROJECT, LABEL_UID, PIP_VARIABLES
+from ds01_kernels.containers import (
+    LABEL_DS01_USER,
+    LABEL_NAME,
+    LABEL_PATH,
+    LABEL_PROJECT,
+    LABEL_UID,
+    PIP_VARIABLES,
+)
 from ds01_kernels.ds01_host import docker_words
 from ds01_kernels.ds01_host.commands import Commands, quoted, refused, run, shown
-from ds01_kernels.ds01_host.deployed import LABEL_DEPLOYED, LABEL_USER, dressed, suffix, user
+from ds01_kernels.ds01_host.deployed import LABEL_DEPLOYED, dressed, suffix, user
 from ds01_kernels.engine import (
     BuildProgress,
     BuildRequest,
@@ -53,9 +60,8 @@ _OURS = frozenset({LABEL_UID, LABEL_PATH, LABEL_PROJECT})
 class Ds01Engine:
     """`engine` with DS01's commands in the place of what makes, changes and removes containers.
 
-    `gpus` are asked for where a project's settings name none; with 0 the container gets none. `limit` is in
-    seconds, for a container to be made or removed. `variables` are set for whatever runs in a container that
-    DS01 has made.
+    `limit` is in seconds, for a container to be made or removed. `variables` are set for whatever runs in a
+    container that DS01 has made.
     """
 
     def __init__(
@@ -63,13 +69,11 @@ class Ds01Engine:
         engine: Engine,
         commands: Commands,
         *,
-        gpus: int = 1,
         limit: float = 600.0,
         variables: Mapping[str, str] | None = None,
     ) -> None:
         self._engine = engine
         self._commands = commands
-        self._gpus = gpus
         self._limit = limit
         self._variables = dict(variables or {})
         #: What DS01 has made, by id, as it was seen last.
@@ -163,7 +167,7 @@ class Ds01Engine:
                 f"The container is to be called {spec.name}, and DS01 names containers PROJECT{suffix()}.",
                 remedy="Leave Workbench.container_name as it is on this machine.",
             )
-        words = [self._commands.deploy, name, "--background", *gpu_words(spec.gpus, self._gpus)]
+        words = [self._commands.deploy, name, "--background", *gpu_words(spec.gpus)]
         folder = next((mount.source for mount in spec.mounts if mount.target == WORKSPACE), None)
         if folder is not None and os.path.realpath(_usual_folder(name)) != str(folder):
             words.append(f"--workspace={folder}")
@@ -214,7 +218,7 @@ class Ds01Engine:
         found = {info.id: info for info in await self._known(await self._engine.containers(labels))}
         if labels and labels.keys() <= _OURS:
             # One of an image of ours has that one's labels, and is among those already.
-            theirs = await self._known(await self._engine.containers({LABEL_USER: user()}))
+            theirs = await self._known(await self._engine.containers({LABEL_DS01_USER: user()}))
             found |= {info.id: info for info in theirs if LABEL_DEPLOYED in info.labels}
         return [info for info in found.values() if labels.items() <= info.labels.items()]
 
@@ -282,10 +286,13 @@ class Ds01Engine:
         await self._engine.close()
 
 
-def gpu_words(request: GpuRequest | None, usual: int) -> list[str]:
-    """How DS01 is asked for GPUs, of which it takes a number only; `usual`: where nothing is asked for."""
+def gpu_words(request: GpuRequest | None) -> list[str]:
+    """How DS01 is asked for GPUs, of which it takes a number only.
+
+    It has to be told one, or it asks; where the settings say nothing, it is the one that it gives by itself.
+    """
     if request is None:
-        return [f"--num-gpus={usual}"] if usual else ["--cpu-only"]
+        return ["--num-gpus=1"]
     count = len(request.ids) or request.count
     if count < 0:
         raise SettingError(

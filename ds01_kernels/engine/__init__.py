@@ -222,10 +222,13 @@ class Mount:
 
 @dataclass(frozen=True)
 class GpuRequest:
-    """`count` GPUs (-1: all), or the ones named in `ids` (index, UUID or MIG UUID)."""
+    """`count` GPUs (-1: all), or the ones named in `ids` (index, UUID or MIG UUID). False: expressly none."""
 
     count: int = 0
     ids: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self.count != 0 or bool(self.ids)
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,7 @@ class Swaps:
         if (await self._engine.info()).deployer:
             return "DS01 makes the containers here, and a project has one"
         settings = await asyncio.to_thread(self._settings, project)
-        if settings.gpus is not None and self._exclusive_gpus:
+        if settings.gpus and self._exclusive_gpus:
             return "its GPUs can be in one container only"
         memory = await asyncio.to_thread(self._memory)
         if memory is not None and memory < MEMORY_FOR_BOTH and (await self._engine.info()).local:
