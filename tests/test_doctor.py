@@ -99,7 +99,7 @@ def healthy() -> Facts:
 
 
 def surveyed(**changed: Any) -> dict[str, Any]:
-    more = {key: changed.pop(key) for key in ("is_pips", "shares_sockets") if key in changed}
+    more = {key: changed.pop(key) for key in ("is_pips", "shares_sockets", "files") if key in changed}
     return {"inside": Inside({**SURVEY, **changed}, 0, **{"is_pips": True, **more})}
 
 
@@ -249,6 +249,13 @@ BROKEN: list[tuple[dict[str, Any], str, str, str, str]] = [
         "error",
         "does not see the directory",
         "container-retire p --force",
+    ),
+    (
+        surveyed(shares_sockets=None, files=Ds01Error("It is another folder.", remedy="Mount it.")),
+        "files",
+        "error",
+        "another folder",
+        "Mount it",
     ),
 ]
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, ParamSpec, TypeVar
 
-from ds01_kernels import containers, images, ipykernel_store
+from ds01_kernels import containers, elsewhere, images, ipykernel_store
 from ds01_kernels.connection import SOCKETS, SocketDirectory, check_private, run_root
 from ds01_kernels.ds01_host import DEPLOY, RETIRE, Commands
 from ds01_kernels.engine import ContainerInfo, Engine, EngineInfo, ImageInfo
@@ -78,13 +78,14 @@ class Inside:
 
     `is_pips`: whether the survey's ``pip`` is the survey's interpreter, by whatever name; None when there is
     no ``pip``, or it is no script of a Python. `shares_sockets`: whether it sees the directory of the
-    kernels' sockets; None where it was made without.
+    kernels' sockets; None where it was made without. `files`: why its project folder is not this machine's.
     """
 
     survey: Mapping[str, Any]
     kernels: int
     is_pips: bool | None = None
     shares_sockets: bool | None = True
+    files: Ds01Error | None = None
 
 
 @dataclass(frozen=True)
@@ -180,21 +181,26 @@ async def _contained(
     if isinstance(found, ContainerInfo):
         if found.running:
             python = settings.python if isinstance(settings, Settings) else ""
-            known["inside"] = await _attempt(_inside(workbench, found, python))
+            known["inside"] = await _attempt(_inside(workbench, project, found, python))
         else:
             with suppress(Ds01Error):
                 known["last_words"] = await engine.logs(found.id, 5)
     return known
 
 
-async def _inside(workbench: Workbench, info: ContainerInfo, python: str) -> Inside:
+async def _inside(workbench: Workbench, project: Project, info: ContainerInfo, python: str) -> Inside:
     survey, load = await workbench.launcher.look(info, python)
     engine, pip = workbench.engine, survey["pip"]
     is_pips = None
     if pip is not None and "py" in PurePosixPath(pip).name:
         is_pips = pip == survey["executable"]
         is_pips = is_pips or await _is_one_python(engine, info.id, survey["executable"], pip)
-    return Inside(survey, load.kernels, is_pips, await _shares_sockets(engine, info))
+    shares_sockets = await _shares_sockets(engine, info)
+    files = None
+    if shares_sockets is None:
+        async with workbench.launcher.visit(info, python) as agent:
+            files = await _attempt(elsewhere.check_files(project, info, agent))
+    return Inside(survey, load.kernels, is_pips, shares_sockets, files)
 
 
 async def _is_one_python(engine: Engine, container: str, one: str, other: str) -> bool:

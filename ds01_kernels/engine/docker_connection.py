@@ -5,11 +5,13 @@ from __future__ import annotations
 import http.client
 import os
 import re
+import socket
 from collections.abc import Iterator
 from typing import Any
 
 import docker.errors
 import requests
+import urllib3.connection
 import urllib3.exceptions
 from docker import APIClient
 from docker.constants import DEFAULT_DOCKER_API_VERSION
@@ -31,6 +33,9 @@ from ds01_kernels.errors import (
 DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
 # Calls that run at once, and streams while they are opened, each take one; above the limit urllib3 warns.
 POOL_SIZE = 64
+
+#: Seconds in which the loss of a remote engine shows, where nothing ends the connection.
+LOSS_LIMIT = 15
 
 # What docker-py and the layers below it raise.
 RAISED = (
@@ -61,7 +66,34 @@ def connect(timeout: float) -> APIClient:
     if where.startswith("ssh://"):
         return _by_ssh(where, timeout)
     # requests takes fractions of a second; the type stubs of docker-py know whole ones only.
-    return _Client(timeout=timeout, max_pool_size=POOL_SIZE, **named)  # type: ignore[arg-type]
+    client = _Client(timeout=timeout, max_pool_size=POOL_SIZE, **named)  # type: ignore[arg-type]
+    if where.startswith(("tcp://", "http://", "https://")):
+        client.mount(client.base_url, _Remote(pool_maxsize=POOL_SIZE))
+    return client
+
+
+class _Remote(requests.adapters.HTTPAdapter):
+    """Connections by TCP, on which a machine that no longer answers is noticed within `LOSS_LIMIT`."""
+
+    def init_poolmanager(self, *arguments: Any, **named: Any) -> None:
+        options = {
+            "TCP_KEEPIDLE": LOSS_LIMIT // 3,
+            "TCP_KEEPINTVL": LOSS_LIMIT // 3,
+            "TCP_KEEPCNT": 2,
+            # https://man7.org/linux/man-pages/man7/tcp.7.html: for what was sent and is not acknowledged.
+            "TCP_USER_TIMEOUT": LOSS_LIMIT * 1000,
+        }
+        named["socket_options"] = [
+            *urllib3.connection.HTTPConnection.default_socket_options,
+            (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+            # Other systems have some of them.
+            *(
+                (socket.IPPROTO_TCP, getattr(socket, one), options[one])
+                for one in options
+                if hasattr(socket, one)
+            ),
+        ]
+        super().init_poolmanager(*arguments, **named)
 
 
 def _by_ssh(where: str, timeout: float) -> APIClient:

@@ -19,8 +19,6 @@ from typing import Any, Protocol
 from ds01_kernels.errors import EngineError
 
 ERRORS_KEPT = 16 * 1024
-#: Seconds.
-LOSS_LIMIT = 15
 #: Bytes that are read at once: each time costs as much as copying that many.
 READ_AHEAD = 256 * 1024
 _HEADER = 8
@@ -174,14 +172,12 @@ def plain_socket(opened: Any) -> tuple[socket.socket, bytes]:
     buffered = response.raw._fp.fp
     if isinstance(opened, socket.SocketIO):
         inner = opened._sock  # type: ignore[attr-defined]
-        _notice_loss(inner)
         inner.setblocking(False)
         early = bytes(buffered.peek() or b"")
         mine = socket.socket(fileno=os.dup(inner.fileno()))
         response.close()
         return mine, early
     if isinstance(opened, ssl.SSLSocket):
-        _notice_loss(opened)
         opened.setblocking(False)
         try:
             early = bytes(buffered.peek() or b"")
@@ -190,23 +186,6 @@ def plain_socket(opened: Any) -> tuple[socket.socket, bytes]:
         return _copied(_TlsConnection(opened), response), early
     early = bytes(getattr(buffered, "_rbuffer", b""))
     return _copied(_SshConnection(opened), response), early
-
-
-def _notice_loss(connection: socket.socket) -> None:
-    """Have a machine noticed within `LOSS_LIMIT` that no longer answers, whether or not anything is sent."""
-    if connection.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    options = {
-        "TCP_KEEPIDLE": LOSS_LIMIT // 3,
-        "TCP_KEEPINTVL": LOSS_LIMIT // 3,
-        "TCP_KEEPCNT": 2,
-        # https://man7.org/linux/man-pages/man7/tcp.7.html: for what was sent and is not acknowledged.
-        "TCP_USER_TIMEOUT": LOSS_LIMIT * 1000,
-    }
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in options.items():
-        if hasattr(socket, name):  # other systems have some of them
-            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 class _Connection(Protocol):
