@@ -8,10 +8,11 @@ import shutil
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ds01_kernels import containers, ipykernel_store
 from ds01_kernels.engine import ContainerSpec, Mount
 from ds01_kernels.projects import Project
 from ds01_kernels.workbench import Workbench
@@ -74,6 +75,8 @@ async def _make(stage: Stage, key: str, opened: AsyncExitStack) -> Contender:
 async def _ours(stage: Stage, key: str, opened: AsyncExitStack) -> Contender:
     project = await stage.project(key)
     workbench = Workbench.open()
+    if key == "ds01-streams":
+        await workbench.run(_make_apart(project))
     launcher: Any = workbench.launcher
     usual = getattr(launcher, "spare_kernels", 0)
     # The agent is told once, when the container is reached for the first time.
@@ -81,8 +84,21 @@ async def _ours(stage: Stage, key: str, opened: AsyncExitStack) -> Contender:
     await workbench.run(launcher.deploy(project))
     launcher.spare_kernels = usual
     opened.push_async_callback(retire, project)
-    title = "ds01-kernels" + (", no spare kernel" if key == "ds01-no-spare" else "")
+    variants = {"ds01-no-spare": ", no spare kernel", "ds01-streams": ", by streams"}
+    title = f"ds01-kernels{variants.get(key, '')}"
     return Contender(key, title, project.kernel_name, {"cwd": str(project.path)}, project)
+
+
+async def _make_apart(project: Project) -> None:
+    """The project's container, running, as it is made on an engine of another machine."""
+    workbench = Workbench.open()
+    engine = workbench.engine
+    image = await engine.image(project.image_name(os.getuid()))
+    assert image is not None, "the project was built"
+    elsewhere = replace(await engine.info(), local=False)
+    settings, store = workbench.settings(project), ipykernel_store.store_root()
+    made = await containers.create(engine, project, image, settings, store, host=elsewhere)
+    await engine.start(made.name)
 
 
 async def retire(project: Project) -> None:

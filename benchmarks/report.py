@@ -15,8 +15,8 @@ PAGE = """\
 # How fast it is
 
 Kernels of ds01-kernels beside kernels on the host and those of other ways to have a kernel in a container,
-all measured in one run. A ratio is that of the medians, to the case's yardstick: the local kernel,
-`pip list`, or `docker build` and `docker run` by hand. Below 1 is faster, or lighter.
+all measured in one run. A ratio is that of the medians, to the case's yardstick: the local kernel, ours
+by ipc, `pip list`, or `docker build` and `docker run` by hand. Below 1 is faster, or lighter.
 
 ![Ratios to the local kernel, as bars]({picture})
 

@@ -43,8 +43,10 @@ class Verdict:
 
     @property
     def is_reached(self) -> bool:
-        # What is printed with two places is judged with two places.
-        return self.value is not None and round(self.value, 2) <= self.expected.at_most
+        if self.value is None:
+            return False
+        # What is printed with two places is judged with two places: ratios are.
+        return (round(self.value, 2) if self.expected.of else self.value) <= self.expected.at_most
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 
-from . import kernel_life, kernel_start, machine, packages, rebuild, report
+from . import engines, kernel_life, kernel_start, machine, packages, rebuild, report
 from .case import Case, UnavailableError, WrongAnswerError
 from .compare import compare
 from .conduct import conduct, say
@@ -22,7 +22,13 @@ from .results import Run
 from .rounds import measure
 from .stage import Stage
 
-CASES: tuple[Case, ...] = (*kernel_start.CASES, *kernel_life.CASES, *packages.CASES, *rebuild.CASES)
+CASES: tuple[Case, ...] = (
+    *kernel_start.CASES,
+    *kernel_life.CASES,
+    *engines.CASES,
+    *packages.CASES,
+    *rebuild.CASES,
+)
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"

@@ -36,6 +36,16 @@ LABEL_SETTINGS = "ds01-kernels.settings"
 #: The name of the project's one container. One that carries it and is called otherwise stands beside that
 #: one: it is on trial, about to take its place, or kept for kernels that still run in it.
 LABEL_NAME = "ds01-kernels.name"
+#: Whose a container is, to DS01: set by its commands and by its `docker` alone, never by us.
+LABEL_DS01_USER = "ds01.user"
+
+PIP_VARIABLES = {
+    # An install is the user's decision, and the container is theirs: https://peps.python.org/pep-0668/
+    "PIP_BREAK_SYSTEM_PACKAGES": "1",
+    # What pip advises on that user, and on its own version, is no use to somebody who has no choice.
+    "PIP_ROOT_USER_ACTION": "ignore",
+    "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+}
 
 #: Seconds that a container's main process has for its end.
 STOP_GRACE = 10.0
@@ -89,17 +99,28 @@ async def find(engine: Engine, project: Project) -> ContainerInfo | None:
     """The project's container, in whatever state. Raises `ConflictError` when its name is another's."""
     info = await engine.container(project.container_name(os.getuid()))
     if info is not None and not _is_of(info, project):
-        raise ConflictError(
-            f"There is a container named {info.name} that does not belong to {project.path}.",
-            remedy="Rename the project's folder, or remove that container.",
-        )
+        raise _is_anothers(info, project)
     return info
+
+
+def _is_anothers(info: ContainerInfo, project: Project) -> ConflictError:
+    if LABEL_DS01_USER in info.labels and info.mounts.get(str(WORKSPACE)) == str(project.path):
+        return ConflictError(
+            f"The container {info.name} was made by DS01, whose commands this process does not find.",
+            remedy="Have container-deploy and container-retire on the PATH, or name them as "
+            "Workbench.deploy_command and Workbench.retire_command.",
+        )
+    return ConflictError(
+        f"There is a container named {info.name} that does not belong to {project.path}.",
+        remedy="Rename the project's folder, or remove that container.",
+    )
 
 
 async def find_all(engine: Engine) -> dict[str, ContainerInfo]:
     """This user's containers by the path of their project."""
     found = await engine.containers({LABEL_UID: str(os.getuid())})
-    return {info.labels[LABEL_PATH]: info for info in found if LABEL_PATH in info.labels and is_current(info)}
+    ours = [info for info in found if {LABEL_PATH, LABEL_NAME} <= info.labels.keys()]
+    return {info.labels[LABEL_PATH]: info for info in ours if is_current(info)}
 
 
 async def find_beside(engine: Engine, project: Project) -> list[ContainerInfo]:
@@ -185,7 +206,8 @@ def labels(project: Project) -> dict[str, str]:
 
 
 def _is_of(info: ContainerInfo, project: Project) -> bool:
-    return all(info.labels.get(name) == value for name, value in labels(project).items())
+    # Images have the same labels, and whatever is made of one has them too, but for that name.
+    return LABEL_NAME in info.labels and labels(project).items() <= info.labels.items()
 
 
 def outdated(info: ContainerInfo, image: ImageInfo | None, settings: Settings | None) -> tuple[str, ...]:
@@ -195,7 +217,9 @@ def outdated(info: ContainerInfo, image: ImageInfo | None, settings: Settings | 
     """
     if image is None:
         return ()
-    has_other_settings = settings is not None and info.labels.get(LABEL_SETTINGS) != _digest(settings)
+    # One that others have made does not say, and has what they chose.
+    made_with = info.labels.get(LABEL_SETTINGS)
+    has_other_settings = settings is not None and made_with not in (None, _digest(settings))
     changed = {"image": info.image_id != image.id, "settings": has_other_settings}
     return tuple(name for name, is_another in changed.items() if is_another)
 
@@ -241,8 +265,9 @@ async def create(
     `host` is what the engine is, where that is known. Raises `EngineError`.
     """
     host = host or await engine.info()
-    sockets = SocketDirectory.new() if host.local else None
     person = person_in(host)
+    is_deployed = bool(host.deployer) and not beside
+    sockets = SocketDirectory.new() if host.local and not is_deployed else None
     try:
         spec = _spec(project, image, settings, store, sockets, person)
         info = await _created(engine, replace(spec, name=f"{spec.name}.{beside}") if beside else spec)
@@ -253,9 +278,10 @@ async def create(
             # Another process of ours was faster.
             return rival
         raise
-    # Each look into a container, and each write, takes as long as a quarter of its start. An image has root,
-    # and what else root needs its processes can make themselves (`agent.asked.make_report`).
-    if person.uid != 0:
+    # Who deploys it gives it an account as well. Each look into a container, and each write, takes as long as
+    # a quarter of its start; an image has root, and what else root needs its processes can make themselves
+    # (`agent.asked.make_report`).
+    if not is_deployed and person.uid != 0:
         await engine.write_files(info.id, await _account(engine, info, person))
     return info
 
@@ -346,12 +372,7 @@ def _spec(
         env={
             "HOME": str(person.home),
             "LANG": image.env.get("LANG", "C.UTF-8"),
-            # An install is the user's decision, and the container is theirs:
-            # https://peps.python.org/pep-0668/
-            "PIP_BREAK_SYSTEM_PACKAGES": "1",
-            # What pip advises on that user, and on its own version, is no use to somebody who has no choice.
-            "PIP_ROOT_USER_ACTION": "ignore",
-            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            **PIP_VARIABLES,
             # Where the agent learns of extras: https://pip.pypa.io/en/stable/reference/installation-report/
             "PIP_REPORT": str(PIP_REPORT),
             **settings.env,

@@ -27,6 +27,7 @@ from .errors import (
     NotBuiltError,
 )
 from .events import ContainerChanged
+from .exits import Exit
 from .idling import Idling
 from .locks import ProjectLocks
 from .projects import Project
@@ -59,6 +60,8 @@ class Launcher:
         self.changed: Callable[[ContainerChanged], None] = lambda event: None
         #: Told of kernel processes of ours whose container has been replaced: they are to be restarted.
         self.replaced: Callable[[frozenset[str]], None] = lambda kernels: None
+        #: What is known beyond that of how the kernels of a container, a name, have ended with it.
+        self.why_ended: Callable[[str, Exit], Awaitable[Exit | None]] = _nothing
         #: Ends what a rebuild of a process that is gone had begun, before the project's container is used.
         self.settle: Callable[[Project], Awaitable[None]] = _nothing
         self._settings = settings
@@ -119,16 +122,20 @@ class Launcher:
         """The project's container, running, with its agent connected."""
         async with self.locks.hold(project.path):
             await self.settle(project)
-            settings = await asyncio.to_thread(self._settings, project)
-            running = await containers.ensure(
-                self.engine,
-                project,
-                settings,
-                store=await asyncio.to_thread(ipykernel_store.store_root),
-                is_idle=self._is_idle,
-                guess=self._guess(project),
-            )
-            return await self._station(project, running, settings.python)
+            return await self.reach_held(project)
+
+    async def reach_held(self, project: Project) -> Station:
+        """The same for who holds the project's lock."""
+        settings = await asyncio.to_thread(self._settings, project)
+        running = await containers.ensure(
+            self.engine,
+            project,
+            settings,
+            store=await asyncio.to_thread(ipykernel_store.store_root),
+            is_idle=self._is_idle,
+            guess=self._guess(project),
+        )
+        return await self._station(project, running, settings.python)
 
     async def adopt(self, project: Project, process: str, client: str) -> Started:
         """Take over a kernel process that another process of ours, `client`, has started."""
@@ -303,6 +310,7 @@ class Launcher:
             on_change=lambda: self.noticed(project, running.info, agent, False),
             on_replaced=lambda kernels: self.replaced(kernels),
             started=running.info.started,
+            why_ended=lambda exit_: self.why_ended(running.info.name, exit_),
         )
         try:
             await agent.connect()
@@ -362,7 +370,7 @@ def _of_zygotes() -> dict[str, str]:
     return {name: value for name, value in select(os.environ).plain.items() if is_start_bound(name)}
 
 
-async def _nothing(project: Project) -> None:
+async def _nothing(*of: object) -> None:
     return
 
 

@@ -268,7 +268,7 @@ def command(pid):
 agent = f"/tmp/.ds01-agent-{os.getuid()}"
 print(json.dumps({
     "commands": [command(pid) for pid in os.listdir("/proc") if pid.isdigit() and int(pid) != os.getpid()],
-    "sockets": os.listdir("/run/ds01"),
+    "sockets": os.listdir("/run/ds01") if os.path.isdir("/run/ds01") else [],
     "files": [name for name in os.listdir(agent)] if os.path.isdir(agent) else [],
 }))
 """

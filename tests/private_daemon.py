@@ -61,6 +61,11 @@ class PrivateDaemon:
         return Path(f"/proc/{self._process.pid}/root") / path.relative_to("/")
 
     @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 

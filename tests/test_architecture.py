@@ -38,6 +38,7 @@ LAYERS = (
         "exits",
         "unreachable",
         "containers",
+        "ds01_host",
         "ipykernel_store",
         "base_image",
         "testing",

@@ -10,18 +10,20 @@ import pytest
 from jupyter_kernel_test import IopubWelcomeTests, KernelTests
 from jupyter_kernel_test.msgspec_v5 import validate_message
 from live import LIMIT, LiveKernel, Site, a_site, until
+from unshared import make_container
 
 pytestmark = pytest.mark.engine
 
-#: Two projects: one whose image brings no ipykernel, so that the store's copy serves; one whose image does.
-PLAIN, EQUIPPED = (f"{name}-{secrets.token_hex(4)}" for name in ("plain", "equipped"))
+#: Two projects: one whose image brings no ipykernel, so that the store serves; and one whose image does, and
+#: whose container shares no directory with this machine, so that its channels are byte streams.
+PLAIN, APART = (f"{name}-{secrets.token_hex(4)}" for name in ("plain", "apart"))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def site(engine_available: None, ipykernel_image: str) -> Iterator[Site]:
     with a_site() as site:
         site.project(PLAIN, unique=False)
-        site.project(EQUIPPED, dockerfile=f"FROM {ipykernel_image}\n", unique=False)
+        make_container(site, site.project(APART, dockerfile=f"FROM {ipykernel_image}\n", unique=False))
         yield site
 
 
@@ -189,14 +191,21 @@ class TestWithTheStoresIpykernel(KernelTests):
         self.kc.wait_for_ready(timeout=LIMIT)
 
 
-class TestWithTheImagesIpykernel(TestWithTheStoresIpykernel):
-    kernel_name = f"ds01-{EQUIPPED}"
+class TestWithTheImagesIpykernelByStreams(TestWithTheStoresIpykernel):
+    kernel_name = f"ds01-{APART}"
     ipykernel_folder = "/usr/local/lib/python3"
+
+    def test_it_shares_no_directory(self) -> None:
+        assert self.live.run("import os; print(os.path.exists('/run/ds01'))") == "False\n"
 
 
 class TestIopubWelcome(IopubWelcomeTests):
     kernel_name = f"ds01-{PLAIN}"
     support_iopub_welcome = True
+
+
+class TestIopubWelcomeByStreams(TestIopubWelcome):
+    kernel_name = f"ds01-{APART}"
 
 
 # The suite's own classes were imported, and pytest would collect them as tests of a kernel on the host.

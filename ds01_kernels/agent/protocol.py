@@ -87,12 +87,13 @@ Message = Dict[str, Any]
 def encode(message: Union[Message, Data]) -> bytes:
     """The frame of a message (which has a ``kind``) or a `Data`. Raises `FramingError` if it is too long."""
     if isinstance(message, Data):
-        body = b"".join((b"D", _STREAM.pack(message.stream), message.content))
+        parts = (b"D", _STREAM.pack(message.stream), message.content)
     else:
-        body = b"J" + json.dumps(message, separators=(",", ":")).encode("ascii")
-    if len(body) > MAX_FRAME:
-        raise FramingError("a frame of %d bytes is over the limit of %d" % (len(body), MAX_FRAME))
-    return _HEADER.pack(len(body)) + body
+        parts = (b"J", b"", json.dumps(message, separators=(",", ":")).encode("ascii"))
+    length = sum(map(len, parts))
+    if length > MAX_FRAME:
+        raise FramingError("a frame of %d bytes is over the limit of %d" % (length, MAX_FRAME))
+    return b"".join((_HEADER.pack(length), *parts))
 
 
 class Decoder:

@@ -19,7 +19,11 @@ from typing import Callable, Optional
 
 #: Seconds for the agent to listen.
 START_LIMIT = 20.0
-CHUNK = 1 << 16
+#: Bytes that are copied at once, and that the pipes to the engine are to hold. What is under way in them is
+#: limited elsewhere (`streams.WINDOW`).
+CHUNK = 1 << 18
+#: https://man7.org/linux/man-pages/man2/fcntl.2const.html, F_SETPIPE_SZ; Python has a name for it since 3.10.
+SET_PIPE_SIZE = 1031
 
 
 def relay(read: Callable[[int], bytes], digest: str) -> None:
@@ -153,6 +157,9 @@ def pump(agent: socket.socket) -> None:
     ways = ((0, number), (number, 1))
     for descriptor in (0, 1, number):
         os.set_blocking(descriptor, False)
+    for descriptor in (0, 1):
+        with suppress(OSError):  # it is no pipe, or others have all that there may be
+            fcntl.fcntl(descriptor, SET_PIPE_SIZE, CHUNK)
     waiting = {0: b"", number: b""}
     try:
         while True:

@@ -215,7 +215,8 @@ class Stream(asyncio.Protocol):
         end = min(begin + TURN, len(self._kept), WINDOW)
         if end > begin:
             self._sent += end - begin
-            found.append(encode(Data(self.number, bytes(self._kept[begin:end]))))
+            with memoryview(self._kept) as kept:
+                found.append(encode(Data(self.number, bytes(kept[begin:end]))))
         if self._is_at_end and not self._has_said_close and end >= len(self._kept):
             self._has_said_close = True
             found.append(encode({"kind": "close", "stream": self.number}))

@@ -25,6 +25,7 @@ _CHECKS: tuple[Callable[[Facts], Iterable[Finding]], ...] = (
     made.image,
     made.container,
     inside.agent,
+    inside.files,
     inside.python,
     inside.pip,
     inside.ipykernel,

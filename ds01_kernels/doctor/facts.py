@@ -10,13 +10,14 @@ import os
 import shutil
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, ParamSpec, TypeVar
 
-from ds01_kernels import containers, images, ipykernel_store
+from ds01_kernels import containers, elsewhere, images, ipykernel_store
 from ds01_kernels.connection import SOCKETS, SocketDirectory, check_private, run_root
+from ds01_kernels.ds01_host import DEPLOY, RETIRE, Commands
 from ds01_kernels.engine import ContainerInfo, Engine, EngineInfo, ImageInfo
 from ds01_kernels.errors import BadInputError, Ds01Error, NoSuchProjectError
 from ds01_kernels.machine import available_memory
@@ -28,7 +29,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 #: The commands with which DS01 makes and removes containers.
-WRAPPERS = ("container-deploy", "container-retire")
+WRAPPERS = (DEPLOY, RETIRE)
 
 #: What a file system may hold that kernels need.
 THE_PROJECT, THE_SOCKETS, THE_IMAGES = "the project", "the kernels' sockets", "the engine's images"
@@ -60,13 +61,15 @@ class Disk:
 
 @dataclass(frozen=True)
 class Host:
-    """This machine. `memory`: bytes that programs can still get; `wrappers`: DS01's commands on the PATH."""
+    """This machine. `memory`: bytes that programs can still get; `wrappers`: DS01's commands on the PATH;
+    `ds01`: those that make the containers, if they do."""
 
     sockets: Path | Ds01Error
     store: Path | Ds01Error
     disks: tuple[Disk, ...] = ()
     memory: int | None = None
     wrappers: tuple[str, ...] = ()
+    ds01: Commands | None = None
 
 
 @dataclass(frozen=True)
@@ -75,13 +78,14 @@ class Inside:
 
     `is_pips`: whether the survey's ``pip`` is the survey's interpreter, by whatever name; None when there is
     no ``pip``, or it is no script of a Python. `shares_sockets`: whether it sees the directory of the
-    kernels' sockets; None where it was made without.
+    kernels' sockets; None where it was made without. `files`: why its project folder is not this machine's.
     """
 
     survey: Mapping[str, Any]
     kernels: int
     is_pips: bool | None = None
     shares_sockets: bool | None = True
+    files: Ds01Error | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,10 @@ async def gather(workbench: Workbench, name: str) -> Facts:
     engine = await _attempt(workbench.engine.info())
     if isinstance(engine, EngineInfo) and isinstance(project, Project):
         known |= await _contained(workbench, project, known["settings"])
+    commands = _attempted(workbench.ds01_commands)
     host = await asyncio.to_thread(_host, project, engine)
+    if isinstance(commands, Commands):
+        host = replace(host, ds01=commands)
     return Facts(name=name, project=project, host=host, engine=engine, **known)
 
 
@@ -174,21 +181,26 @@ async def _contained(
     if isinstance(found, ContainerInfo):
         if found.running:
             python = settings.python if isinstance(settings, Settings) else ""
-            known["inside"] = await _attempt(_inside(workbench, found, python))
+            known["inside"] = await _attempt(_inside(workbench, project, found, python))
         else:
             with suppress(Ds01Error):
                 known["last_words"] = await engine.logs(found.id, 5)
     return known
 
 
-async def _inside(workbench: Workbench, info: ContainerInfo, python: str) -> Inside:
+async def _inside(workbench: Workbench, project: Project, info: ContainerInfo, python: str) -> Inside:
     survey, load = await workbench.launcher.look(info, python)
     engine, pip = workbench.engine, survey["pip"]
     is_pips = None
     if pip is not None and "py" in PurePosixPath(pip).name:
         is_pips = pip == survey["executable"]
         is_pips = is_pips or await _is_one_python(engine, info.id, survey["executable"], pip)
-    return Inside(survey, load.kernels, is_pips, await _shares_sockets(engine, info))
+    shares_sockets = await _shares_sockets(engine, info)
+    files = None
+    if shares_sockets is None:
+        async with workbench.launcher.visit(info, python) as agent:
+            files = await _attempt(elsewhere.check_files(project, info, agent))
+    return Inside(survey, load.kernels, is_pips, shares_sockets, files)
 
 
 async def _is_one_python(engine: Engine, container: str, one: str, other: str) -> bool:

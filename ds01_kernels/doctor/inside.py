@@ -28,6 +28,15 @@ def agent(facts: Facts) -> Iterator[Finding]:
         )
 
 
+def files(facts: Facts) -> Iterator[Finding]:
+    if not isinstance(facts.inside, Inside):
+        return
+    if facts.inside.files is not None:
+        yield failed("files", facts.inside.files)
+    elif facts.inside.shares_sockets is None:
+        yield Finding("files", "ok", f"{WORKSPACE} in the container is the project's folder of this machine.")
+
+
 def python(facts: Facts) -> Iterator[Finding]:
     if not isinstance(facts.inside, Inside):
         return

@@ -31,7 +31,7 @@ from ds01_kernels.engine import (
 from ds01_kernels.engine.docker_builders import BuilderName, Builders
 from ds01_kernels.engine.docker_connection import RAISED, connect, is_lost, timed_out, translated
 from ds01_kernels.engine.docker_files import file_content, packed, pieces
-from ds01_kernels.engine.docker_stream import DockerStream, Frames, plain_socket
+from ds01_kernels.engine.docker_stream import READ_AHEAD, DockerStream, Frames, plain_socket
 from ds01_kernels.engine.docker_values import container_info, creation, engine_info, image_info
 from ds01_kernels.errors import BadInputError, EngineError, NotFoundError
 
@@ -237,7 +237,7 @@ class DockerEngine:
 
         doing = f"run {argv[0]} in {container}"
         identity, (connection, early) = await self._ask(doing, ask, again=False)
-        reader, writer = await asyncio.open_connection(sock=connection)
+        reader, writer = await asyncio.open_connection(sock=connection, limit=READ_AHEAD)
         return DockerStream(
             reader,
             writer,

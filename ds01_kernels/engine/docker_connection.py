@@ -5,16 +5,20 @@ from __future__ import annotations
 import http.client
 import os
 import re
+import socket
 from collections.abc import Iterator
 from typing import Any
 
 import docker.errors
 import requests
+import urllib3.connection
 import urllib3.exceptions
 from docker import APIClient
+from docker.constants import DEFAULT_DOCKER_API_VERSION
 from docker.context import ContextAPI
 from docker.utils import kwargs_from_env
 
+from ds01_kernels.engine import docker_ssh
 from ds01_kernels.errors import (
     ConflictError,
     ContainerExitedError,
@@ -29,6 +33,9 @@ from ds01_kernels.errors import (
 DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
 # Calls that run at once, and streams while they are opened, each take one; above the limit urllib3 warns.
 POOL_SIZE = 64
+
+#: Seconds in which the loss of a remote engine shows, where nothing ends the connection.
+LOSS_LIMIT = 15
 
 # What docker-py and the layers below it raise.
 RAISED = (
@@ -55,8 +62,51 @@ def connect(timeout: float) -> APIClient:
     named = kwargs_from_env()
     if "base_url" not in named:
         named = {**ContextAPI.kwargs_from_context(), **named}
+    where = str(named.get("base_url"))
+    if where.startswith("ssh://"):
+        return _by_ssh(where, timeout)
     # requests takes fractions of a second; the type stubs of docker-py know whole ones only.
-    return _Client(timeout=timeout, max_pool_size=POOL_SIZE, **named)  # type: ignore[arg-type]
+    client = _Client(timeout=timeout, max_pool_size=POOL_SIZE, **named)  # type: ignore[arg-type]
+    if where.startswith(("tcp://", "http://", "https://")):
+        client.mount(client.base_url, _Remote(pool_maxsize=POOL_SIZE))
+    return client
+
+
+class _Remote(requests.adapters.HTTPAdapter):
+    """Connections by TCP, on which a machine that no longer answers is noticed within `LOSS_LIMIT`."""
+
+    def init_poolmanager(self, *arguments: Any, **named: Any) -> None:
+        options = {
+            "TCP_KEEPIDLE": LOSS_LIMIT // 3,
+            "TCP_KEEPINTVL": LOSS_LIMIT // 3,
+            "TCP_KEEPCNT": 2,
+            # https://man7.org/linux/man-pages/man7/tcp.7.html: for what was sent and is not acknowledged.
+            "TCP_USER_TIMEOUT": LOSS_LIMIT * 1000,
+        }
+        named["socket_options"] = [
+            *urllib3.connection.HTTPConnection.default_socket_options,
+            (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+            # Other systems have some of them.
+            *(
+                (socket.IPPROTO_TCP, getattr(socket, one), options[one])
+                for one in options
+                if hasattr(socket, one)
+            ),
+        ]
+        super().init_poolmanager(*arguments, **named)
+
+
+def _by_ssh(where: str, timeout: float) -> APIClient:
+    # With a version, docker-py does not ask the engine before it can be reached.
+    client = _Client(
+        base_url="unix:///ssh",
+        version=DEFAULT_DOCKER_API_VERSION,
+        timeout=timeout,  # type: ignore[arg-type]
+        max_pool_size=POOL_SIZE,
+    )
+    docker_ssh.mount(client, where, timeout, POOL_SIZE)
+    client._version = client._retrieve_server_version()  # type: ignore[attr-defined]
+    return client
 
 
 class _Client(APIClient):
@@ -106,9 +156,13 @@ def translated(error: BaseException, doing: str) -> Ds01Error:
     if any(isinstance(cause, _TIMEOUTS) for cause in causes) and not _names(causes, requests.ConnectTimeout):
         return timed_out(doing)
     if any(isinstance(cause, _LOST) for cause in causes):
+        where = _address_or_unknown()
+        by_ssh = "`docker version` with the same DOCKER_HOST or context, in a terminal, shows what is wrong: "
         return EngineUnreachableError(
-            f"Docker is not running, or cannot be reached at {_address_or_unknown()}{_because(causes)}.",
-            remedy="Start it (`sudo systemctl start docker`) or ask the administrator to; "
+            f"Docker is not running, or cannot be reached at {where}{_because(causes)}.",
+            remedy=by_ssh + "ssh has to get there without asking anything."
+            if where.startswith("ssh://")
+            else "Start it (`sudo systemctl start docker`) or ask the administrator to; "
             "if it runs elsewhere, set DOCKER_HOST.",
         )
     if isinstance(error, (ValueError, TypeError, AttributeError, LookupError)):

@@ -19,7 +19,8 @@ from typing import Any, Protocol
 from ds01_kernels.errors import EngineError
 
 ERRORS_KEPT = 16 * 1024
-_CHUNK = 64 * 1024
+#: Bytes that are read at once: each time costs as much as copying that many.
+READ_AHEAD = 256 * 1024
 _HEADER = 8
 _END_OF_FILE = b"\x04"
 # Docker closes the stream of a command a moment before it knows the exit code.
@@ -60,7 +61,7 @@ class DockerStream:
 
     async def _receive(self) -> bytes:
         try:
-            return await self._reader.read(_CHUNK)
+            return await self._reader.read(READ_AHEAD)
         except OSError as error:
             raise EngineError(f"The connection to a command in the container was lost: {error}.") from error
 
@@ -121,7 +122,8 @@ class Frames:
     """Takes Docker's frames apart, in whatever pieces they arrive."""
 
     def __init__(self) -> None:
-        self._waiting = bytearray()
+        #: The beginning of a header.
+        self._waiting = b""
         self._left = 0
         self._to_errors = False
         self._errors = bytearray()
@@ -132,27 +134,27 @@ class Frames:
 
     def feed(self, received: bytes) -> bytes:
         """What `received` holds of standard output. Raises `EngineError` when these are no frames."""
-        self._waiting += received
-        output = bytearray()
+        output: list[memoryview] = []
         position = 0
-        while position < len(self._waiting):
+        data = memoryview(self._waiting + received)
+        while position < len(data):
             if not self._left:
-                if len(self._waiting) - position < _HEADER:
+                if len(data) - position < _HEADER:
                     break
-                self._open(self._waiting[position : position + _HEADER])
+                self._open(data[position : position + _HEADER])
                 position += _HEADER
                 continue
-            piece = self._waiting[position : position + self._left]
+            piece = data[position : position + self._left]
             position += len(piece)
             self._left -= len(piece)
             if self._to_errors:
                 self._errors = (self._errors + piece)[-ERRORS_KEPT:]
             else:
-                output += piece
-        del self._waiting[:position]
-        return bytes(output)
+                output.append(piece)
+        self._waiting = bytes(data[position:])
+        return b"".join(output)
 
-    def _open(self, header: bytes | bytearray) -> None:
+    def _open(self, header: memoryview) -> None:
         # 0 is standard input echoed, 1 output, 2 errors, 3 an error of the engine itself.
         if header[0] > 3 or any(header[1:4]):
             raise EngineError("What came from the command's stream is not Docker's format.")
@@ -214,7 +216,7 @@ def _copied(far: _Connection, response: Any) -> socket.socket:
 
     def up() -> None:
         with suppress(OSError, ValueError):
-            while data := near.recv(_CHUNK):
+            while data := near.recv(READ_AHEAD):
                 far.send(data)
             far.end_sending()
         # Its peer may have ended its own sending only; it hangs up when it wants no more either.
@@ -245,7 +247,7 @@ class _TlsConnection:
         while True:
             try:
                 with self._turn:
-                    return self._tls.recv(_CHUNK)
+                    return self._tls.recv(READ_AHEAD)
             except ssl.SSLWantReadError:
                 self._wait(select.POLLIN)
             except ssl.SSLWantWriteError:
@@ -285,7 +287,7 @@ class _SshConnection:
         channel.settimeout(None)
 
     def receive(self) -> bytes:
-        return bytes(self._channel.recv(_CHUNK))
+        return bytes(self._channel.recv(READ_AHEAD))
 
     def send(self, data: bytes) -> None:
         self._channel.sendall(data)
