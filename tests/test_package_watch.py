@@ -101,6 +101,8 @@ async def listening(place: Place, name: str = "me") -> AsyncIterator[Listener]:
 
     listener = Listener(agent)
     await listener.agent.connect()
+    # What comes from now on is a change.
+    await listener.agent.packages()
     try:
         yield listener
     finally:

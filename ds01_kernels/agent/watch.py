@@ -87,8 +87,8 @@ class PackageWatch:
 
     def _run(self) -> None:
         try:
-            self._known = self._list()["packages"]
-            self._stamps = self._look()
+            self._path = paths.kernel_path()
+            self._known = self._list_since(self._look())
         except Exception as error:
             logs.say("the packages could not be listed at the start: %.500r" % error)
         self._tell(_set, self.baseline, None)
@@ -143,9 +143,7 @@ class PackageWatch:
 
     def _compare(self, now: float) -> None:
         before = self._stamps
-        packages = self._list()["packages"]
-        # What is looked at from now on may have changed: what was looked at before counts as it was then.
-        self._stamps = {**self._look(), **{path: before[path] for path in self._watched() if path in before}}
+        packages = self._list_since(before)
         if self._is_replacing:
             self._changed, self._due = now, now + QUIET
             return
@@ -156,6 +154,12 @@ class PackageWatch:
         age = time.time() - newest / 1e9
         if 0 <= age < STEP:
             self._changed, self._due = now, now + STEP - age
+
+    def _list_since(self, before: Dict[str, _Stamp]) -> List[Package]:
+        """The packages. What has changed since that look may be among them, or not: it is seen again."""
+        packages: List[Package] = self._list()["packages"]
+        self._stamps = {**self._look(), **{path: before[path] for path in self._watched() if path in before}}
+        return packages
 
     def _list(self) -> Listed:
         self._asked.take_report()
