@@ -23,12 +23,13 @@ from servers import Server, a_house, started_again
 from ds01_kernels import containers
 from ds01_kernels.agent.alerts import Alerts
 from ds01_kernels.ds01_host import LABEL_DEPLOYED, Ds01Engine, docker_words, find_commands, why_ended
-from ds01_kernels.ds01_host.commands import Outcome, quoted, refused, run
+from ds01_kernels.ds01_host.commands import Commands, Outcome, quoted, refused, run
 from ds01_kernels.ds01_host.deployed import dressed, user
 from ds01_kernels.ds01_host.engine import gpu_words
 from ds01_kernels.engine import ContainerInfo, ContainerSpec, GpuRequest, Mount
 from ds01_kernels.errors import (
     ConflictError,
+    ContainerExitedError,
     DeployRefusedError,
     Ds01Error,
     EngineTimeoutError,
@@ -198,6 +199,30 @@ def test_what_ds01_has_made_is_known_for_the_projects(tmp_path: Path) -> None:
     assert owner(ours, name="p") is None
     assert owner(ours, mounts={}) is None
     assert owner({**inherited, **ours, containers.LABEL_NAME: info.name}) is None, "we have made it"
+
+
+class Vanishing(FakeEngine):
+    """A container is there at the first look only: DS01 removes what it has stopped."""
+
+    looks = 0
+
+    async def container(self, name: str) -> ContainerInfo | None:
+        self.looks += 1
+        return await super().container(name) if self.looks == 1 else None
+
+
+def test_a_container_that_goes_while_it_is_started_is_looked_for_again(tmp_path: Path) -> None:
+    commands = Commands("", "", script(tmp_path, "docker", "echo No such container; exit 1"))
+
+    async def started(engine: FakeEngine) -> None:
+        await engine.create(ContainerSpec("p", "ds01/base:latest", ("sh",)))
+        await Ds01Engine(engine, commands).start("p")
+
+    # What starts kernels tries it once more then.
+    with pytest.raises(ContainerExitedError, match="removed when it was to be started"):
+        asyncio.run(started(Vanishing()))
+    with pytest.raises(DeployRefusedError, match="`docker start p` did not succeed"):
+        asyncio.run(started(FakeEngine()))
 
 
 def test_without_ds01s_commands_its_containers_are_left_alone(tmp_path: Path) -> None:
