@@ -53,7 +53,7 @@ class Machine:
 
     def forget(self) -> None:
         """All is allowed again, and the log is empty."""
-        for name in ("ask", "hang", "fail-once", "no-memory", "no-retire"):
+        for name in ("ask", "hang", "hanging", "fail-once", "no-memory", "no-retire"):
             (self.folder / name).unlink(missing_ok=True)
         self.tell("most-containers", "3")
         self.tell("free-gpus", "2")
@@ -63,6 +63,13 @@ class Machine:
         with docker() as client:
             found = client.containers(all=True, filters={"label": f"ds01-kernels.test={self.mark}"})
             return [client.inspect_container(one["Id"]) for one in found]
+
+    @property
+    def hanging(self) -> int:
+        """The process of a command that was told to hang; 0 while there is none."""
+        file = self.folder / "hanging"
+        text = file.read_text() if file.exists() else ""
+        return int(text) if text.endswith("\n") else 0
 
     def has(self, container: str) -> bool:
         return any(one["Name"] == f"/{container}" for one in self.containers())

@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import secrets
+import signal
+import subprocess
 from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -17,8 +19,9 @@ import pytest
 from conftest import BASE_IMAGE, ProjectFolder
 from ds01_machine import Machine, a_machine
 from live import Site, a_site, docker, until
+from live import a_kernel as a_live_kernel
 from rebuilding import OFFLINE, Rebuilt, a_kernel, a_project, await_drift, drift, preview, rebuild, wheel
-from servers import Server, a_house, started_again
+from servers import Server, a_house, started_again, wait_for
 
 from ds01_kernels import containers
 from ds01_kernels.agent.alerts import Alerts
@@ -440,6 +443,8 @@ def test_refusals_are_told_in_ds01s_words(bench: Bench, machine: Machine) -> Non
         return caught.value
 
     machine.tell("free-gpus", "0")
+    with a_live_kernel(f"ds01-{bench.folder.name}") as kernel:
+        assert "All GPUs are currently in use by other users." in kernel.explanation()
     error = refusal()
     assert isinstance(error, DeployRefusedError)
     assert "It said: No GPUs Currently Available. All GPUs are currently in use by other users." in str(error)
@@ -560,7 +565,7 @@ def test_a_notebook_on_a_machine_of_ds01(machine: Machine, ipykernel_image: str)
             assert found["level"] == "notice"
             assert str(machine.folder / "container-deploy") in found["message"]
             assert not [one for one in findings if one["level"] == "error"]
-        goes_back(project)
+        goes_back_though_killed(machine, project)
         project.cli("container-retire", "--force")
         assert not machine.has(project.folder.container)
     machine.has_made_all(project.folder)
@@ -591,8 +596,21 @@ def is_rebuilt(server: Server, machine: Machine, project: Rebuilt) -> None:
     project.agree()
 
 
-def goes_back(project: Rebuilt) -> None:
-    former = project.image("previous")
-    project.cli("rollback", "--yes")
+def goes_back_though_killed(machine: Machine, project: Rebuilt) -> None:
+    """By a command that is killed when the old container is gone and there is no new one yet."""
+    house, former = project.house, project.image("previous")
+    machine.tell("hang")
+    words = [*house.command, "-m", "ds01_kernels.app", "rollback", project.name, "--yes"]
+    process = subprocess.Popen(words, env=house.env, cwd=house.root, stdin=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: machine.hanging, "the container is not deployed")
+    finally:
+        process.kill()
+        process.wait()
+        if machine.hanging:
+            os.kill(machine.hanging, signal.SIGKILL)
+    assert not machine.has(project.folder.container)
+    machine.forget()
+    project.cli("container-deploy")
     assert project.image() == former
     project.agree()
