@@ -184,7 +184,7 @@ class Agent:
         process.is_ready()
         return process
 
-    def prepare(self, path: Sequence[str], *, first: bool, env: Mapping[str, str], spares: int = 0) -> None:
+    def prepare(self, path: Sequence[str], first: bool, env: Mapping[str, str], *, spares: int = 0) -> None:
         """Say where ipykernel is; the agent warms its zygote, and so many spare kernels.
 
         Raises `AgentLostError`.
@@ -235,6 +235,12 @@ class Agent:
     def send(self, **message: Any) -> None:
         """Send a message that has no answer. Raises `AgentLostError`."""
         self._calls.send(message)
+
+    async def is_lost(self) -> bool:
+        """Wait until it cannot be used any more; False when that is because it was closed here."""
+        if self._reading is not None:
+            await asyncio.wait([self._reading])
+        return not self._closing
 
     async def close(self) -> None:
         """End our kernels in the container and the stream."""

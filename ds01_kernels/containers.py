@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from .agent.kernel import Preparation
 from .agent_stream import FIND_PYTHON, early_start
 from .connection import AGENT, SOCKETS, SocketDirectory
 from .engine import ContainerFile, ContainerInfo, ContainerSpec, Engine, EngineInfo, ImageInfo, Mount
@@ -71,6 +72,10 @@ try:
 except Exception:
     pass
 while True: signal.pause()"""
+
+
+#: Most images have an ipykernel of their own, or soon will: a wrong guess costs some ms of a core.
+NOTHING_KNOWN = Preparation([], False, {})
 
 
 @dataclass(frozen=True)
@@ -135,12 +140,13 @@ async def ensure(
     *,
     store: Path,
     is_idle: Callable[[ContainerInfo], Awaitable[bool]],
+    guess: Preparation = NOTHING_KNOWN,
 ) -> Running:
     """The project's container, running: made when missing, started when stopped, replaced when it is out of
     date and idle.
 
-    `store` is the directory of ipykernel copies. To be called under the project's lock. Raises
-    `NotBuiltError` or `EngineError`.
+    `store` is the directory of ipykernel copies; `guess` what its agent will be told. To be called under the
+    project's lock. Raises `NotBuiltError` or `EngineError`.
     """
     info, image = await asyncio.gather(find(engine, project), engine.image(project.image_name(os.getuid())))
     if info is not None and info.state == "created":
@@ -153,14 +159,14 @@ async def ensure(
     if info is not None and info.running and _is_cut_off(info):
         info = await _stopped(engine, info, is_idle)
     if info is not None:
-        return await run(engine, info)
+        return await run(engine, info, guess)
     if image is None:
         raise NotBuiltError(
             f"The image of project {project.name} has not been built yet.",
             remedy=f"Build it with `jupyter ds01 image-update {project.name}`.",
         )
     info = await create(engine, project, image, settings, store)
-    return replace(await run(engine, info), is_new=True)
+    return replace(await run(engine, info, guess), is_new=True)
 
 
 def _is_cut_off(info: ContainerInfo) -> bool:
@@ -225,7 +231,7 @@ def _digest(settings: Settings) -> str:
     return hashlib.sha256(json.dumps(given, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-async def run(engine: Engine, info: ContainerInfo) -> Running:
+async def run(engine: Engine, info: ContainerInfo, guess: Preparation = NOTHING_KNOWN) -> Running:
     """Start it if it does not run. Raises `ContainerExitedError` or `EngineError`."""
     sockets = SocketDirectory.recorded(info.labels.get(LABEL_SOCKETS, ""))
     if info.running:
@@ -233,7 +239,7 @@ async def run(engine: Engine, info: ContainerInfo) -> Running:
     if sockets is not None:
         # /tmp may have been cleaned since, or somebody may have put something else there.
         sockets.renew()
-        await asyncio.to_thread(sockets.write_agent, early_start())
+        await asyncio.to_thread(sockets.write_agent, early_start(guess))
     # By its name, which is in what may be said of it.
     await engine.start(info.name)
     started = await engine.container(info.id)
@@ -272,14 +278,11 @@ async def create(
             # Another process of ours was faster.
             return rival
         raise
-    if is_deployed:
-        # Who makes it gives it an account as well.
-        return info
-    passwd = await engine.read_file(info.id, PurePosixPath("/etc/passwd")) or b""
-    group = await engine.read_file(info.id, PurePosixPath("/etc/group")) or b""
-    await engine.write_files(
-        info.id, _account(person, passwd.decode("utf-8", "replace"), group.decode("utf-8", "replace"))
-    )
+    # Who deploys it gives it an account as well. Each look into a container, and each write, takes as long as
+    # a quarter of its start; an image has root, and what else root needs its processes can make themselves
+    # (`agent.asked.make_report`).
+    if not is_deployed and person.uid != 0:
+        await engine.write_files(info.id, await _account(engine, info, person))
     return info
 
 
@@ -323,8 +326,13 @@ def person_in(host: EngineInfo) -> Person:
     return Person(name, os.getuid(), os.getgid())
 
 
-def _account(person: Person, passwd: str, group: str) -> list[ContainerFile]:
+async def _account(engine: Engine, info: ContainerInfo, person: Person) -> list[ContainerFile]:
     """The files that make `person` a real user of the container: an entry, a group, a home."""
+
+    async def read(path: str) -> str:
+        return (await engine.read_file(info.id, PurePosixPath(path)) or b"").decode("utf-8", "replace")
+
+    passwd, group = await read("/etc/passwd"), await read("/etc/group")
     entries = [line.split(":") for line in passwd.splitlines() if line.count(":") == 6]
     kept = [entry for entry in entries if entry[2] != str(person.uid) and entry[0] != person.name]
     shell = next((entry[6] for entry in entries if entry[2] == str(person.uid)), "/bin/sh")
@@ -336,8 +344,6 @@ def _account(person: Person, passwd: str, group: str) -> list[ContainerFile]:
         ContainerFile(PurePosixPath("/etc/passwd"), _lines(":".join(entry) for entry in kept), 0, 0, 0o644),
         ContainerFile(PurePosixPath("/etc/group"), _lines(groups), 0, 0, 0o644),
         ContainerFile(person.home, None, person.uid, person.gid, 0o700),
-        # Whoever installs is to be able to write pip's report, which fails otherwise: root too, who has no
-        # privileges here (https://docs.kernel.org/userspace-api/no_new_privs.html).
         ContainerFile(PIP_NOTES, None, person.uid, person.gid, 0o777),
         ContainerFile(PIP_REPORT, b"", person.uid, person.gid, 0o666),
     ]

@@ -48,7 +48,7 @@ LAYERS = (
     {"creating"},
     {"station"},
     {"elsewhere"},
-    {"launch", "idling", "jobs", "explaining", "predecessor", "reconnecting"},
+    {"launch", "idling", "jobs", "explaining", "predecessor", "reconnecting", "vanishing"},
     {"drifts", "installing", "housekeeping"},
     {"rebuild"},
     {"workbench"},
