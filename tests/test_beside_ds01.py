@@ -398,7 +398,7 @@ def test_deployed_found_looked_at_and_retired(bench: Bench, machine: Machine) ->
     info = bench.call(bench.workbench.launcher.deploy(bench.project))
     name, path = bench.folder.name, bench.folder.path
     assert machine.commands[0] == f"container-deploy {name} --background --num-gpus=1 --workspace={path}"
-    assert isinstance(bench.workbench.engine, Ds01Engine)
+    assert isinstance(bench.workbench.launcher.engine, Ds01Engine)
     assert info.name == bench.folder.container
 
     # Nothing of the host but the project, and none of the labels that are ours.
