@@ -8,6 +8,7 @@ import os
 import secrets
 import signal
 import subprocess
+import sys
 from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -68,6 +69,11 @@ def test_the_commands_are_found_by_name_or_path(tmp_path: Path, monkeypatch: pyt
     assert found is not None
     assert (found.deploy, found.retire, found.docker) == (deploy, retire, "")
     assert find_commands(deploy, retire) == found
+    assert not found.is_wrapper, "there is none"
+    wrapped = replace(found, docker=script(tmp_path, "docker", ""))
+    assert find_commands(deploy, retire) == wrapped
+    assert wrapped.is_wrapper
+    assert not replace(found, docker=sys.executable).is_wrapper
     assert find_commands("", "container-retire") is None
     assert find_commands("container-deploy", "") is None
     with pytest.raises(SettingError, match=r"Workbench\.deploy_command is '/opt/no'"):

@@ -12,6 +12,7 @@ import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from ds01_kernels.errors import DeployRefusedError, EngineError, EngineTimeoutError, SettingError
 from ds01_kernels.setting_values import shown as named
@@ -44,6 +45,15 @@ class Commands:
     deploy: str
     retire: str
     docker: str
+
+    @property
+    def is_wrapper(self) -> bool:
+        """Whether `docker` may be DS01's: a script, as the client itself is none. Reads the file."""
+        try:
+            with Path(self.docker).open("rb") as file:
+                return file.read(2) == b"#!"
+        except OSError:
+            return False
 
 
 def find_commands(
