@@ -6,6 +6,9 @@ import asyncio
 import json
 import os
 import secrets
+import signal
+import subprocess
+import sys
 from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -17,18 +20,20 @@ import pytest
 from conftest import BASE_IMAGE, ProjectFolder
 from ds01_machine import Machine, a_machine
 from live import Site, a_site, docker, until
+from live import a_kernel as a_live_kernel
 from rebuilding import OFFLINE, Rebuilt, a_kernel, a_project, await_drift, drift, preview, rebuild, wheel
-from servers import Server, a_house, started_again
+from servers import Server, a_house, started_again, wait_for
 
 from ds01_kernels import containers
 from ds01_kernels.agent.alerts import Alerts
 from ds01_kernels.ds01_host import LABEL_DEPLOYED, Ds01Engine, docker_words, find_commands, why_ended
-from ds01_kernels.ds01_host.commands import Outcome, quoted, refused, run
+from ds01_kernels.ds01_host.commands import Commands, Outcome, quoted, refused, run
 from ds01_kernels.ds01_host.deployed import dressed, user
 from ds01_kernels.ds01_host.engine import gpu_words
 from ds01_kernels.engine import ContainerInfo, ContainerSpec, GpuRequest, Mount
 from ds01_kernels.errors import (
     ConflictError,
+    ContainerExitedError,
     DeployRefusedError,
     Ds01Error,
     EngineTimeoutError,
@@ -64,6 +69,11 @@ def test_the_commands_are_found_by_name_or_path(tmp_path: Path, monkeypatch: pyt
     assert found is not None
     assert (found.deploy, found.retire, found.docker) == (deploy, retire, "")
     assert find_commands(deploy, retire) == found
+    assert not found.is_wrapper, "there is none"
+    wrapped = replace(found, docker=script(tmp_path, "docker", ""))
+    assert find_commands(deploy, retire) == wrapped
+    assert wrapped.is_wrapper
+    assert not replace(found, docker=sys.executable).is_wrapper
     assert find_commands("", "container-retire") is None
     assert find_commands("container-deploy", "") is None
     with pytest.raises(SettingError, match=r"Workbench\.deploy_command is '/opt/no'"):
@@ -89,7 +99,7 @@ def test_a_command_has_no_terminal_no_input_and_not_the_hosts_variables(
 def test_a_command_that_takes_too_long_is_ended_with_all_that_it_has_started(tmp_path: Path) -> None:
     mark = f"7{secrets.randbelow(10**8):08}"
     command = script(tmp_path, "container-deploy", f"echo Waiting for a GPU\nsleep {mark} & sleep {mark}")
-    with pytest.raises(EngineTimeoutError, match=r"was ended after 1 s\. It said: Waiting for a GPU"):
+    with pytest.raises(EngineTimeoutError, match=r"was ended after 1 s\."):
         asyncio.run(run([command, "p"], 1))
     until(lambda: not _runs(f"sleep\0{mark}\0"))
 
@@ -103,8 +113,10 @@ def _runs(words: str) -> bool:
 
 
 def test_what_a_command_leaves_running_is_not_waited_for(tmp_path: Path) -> None:
-    command = script(tmp_path, "c", "echo done; sleep 20 &")
-    assert asyncio.run(asyncio.wait_for(run([command], 60), 15)) == Outcome(0, "done\n")
+    command = script(tmp_path, "c", "sleep 600 & echo $!")
+    outcome = asyncio.run(run([command], 300))
+    os.kill(int(outcome.text), signal.SIGKILL)
+    assert outcome.code == 0
 
 
 LIMIT = """\
@@ -112,6 +124,11 @@ LIMIT = """\
 \033[0;36m━━━━━━━━━━━━━━\033[0m
 \033[1mDS01 Container Deploy\033[0m
 \033[0;36m━━━━━━━━━━━━━━\033[0m
+\033[0;34m[INFO]\033[0m Loading resource limits from configuration...
+\033[0;34m[INFO]\033[0m Resource limits applied:
+  --pids-limit=4096
+\033[1;33m[WARNING]\033[0m Could not create user slice (will use group slice instead)
+
 ╔══════════════════════════╗
 ║  Container Limit Reached ║
 ╚══════════════════════════╝
@@ -132,6 +149,13 @@ def test_a_refusal_is_told_in_the_commands_own_words() -> None:
         "`container-deploy p --background` did not succeed. It said: Container Limit"
     )
     assert error.remedy
+    marked = "[INFO] Resource limits applied:\nthe limit\n[ERROR] Image 'x' not found\n\nTry again\n"
+    assert quoted(marked) == "It said: [ERROR] Image 'x' not found. Try again"
+    assert (
+        quoted("[INFO] limits\n  --memory=1g\nRequested 3 exceeds 2.\n") == "It said: Requested 3 exceeds 2."
+    )
+    assert quoted("the error\nb\nc\nd\n", last=True) == "It said: b. c. d"
+    assert quoted("a\nb\nc\nd\n") == "It said: b. c. d"
     silent = refused(["/x/container-retire", "p"], Outcome(7, "\n\n"))
     assert (
         str(silent) == "`container-retire p` did not succeed. It ended with exit code 7 and without a word."
@@ -198,6 +222,30 @@ def test_what_ds01_has_made_is_known_for_the_projects(tmp_path: Path) -> None:
     assert owner(ours, name="p") is None
     assert owner(ours, mounts={}) is None
     assert owner({**inherited, **ours, containers.LABEL_NAME: info.name}) is None, "we have made it"
+
+
+class Vanishing(FakeEngine):
+    """A container is there at the first look only: DS01 removes what it has stopped."""
+
+    looks = 0
+
+    async def container(self, name: str) -> ContainerInfo | None:
+        self.looks += 1
+        return await super().container(name) if self.looks == 1 else None
+
+
+def test_a_container_that_goes_while_it_is_started_is_looked_for_again(tmp_path: Path) -> None:
+    commands = Commands("", "", script(tmp_path, "docker", "echo No such container; exit 1"))
+
+    async def started(engine: FakeEngine) -> None:
+        await engine.create(ContainerSpec("p", "ds01/base:latest", ("sh",)))
+        await Ds01Engine(engine, commands).start("p")
+
+    # What starts kernels tries it once more then.
+    with pytest.raises(ContainerExitedError, match="removed when it was to be started"):
+        asyncio.run(started(Vanishing()))
+    with pytest.raises(DeployRefusedError, match="`docker start p` did not succeed"):
+        asyncio.run(started(FakeEngine()))
 
 
 def test_without_ds01s_commands_its_containers_are_left_alone(tmp_path: Path) -> None:
@@ -370,7 +418,7 @@ def test_deployed_found_looked_at_and_retired(bench: Bench, machine: Machine) ->
     info = bench.call(bench.workbench.launcher.deploy(bench.project))
     name, path = bench.folder.name, bench.folder.path
     assert machine.commands[0] == f"container-deploy {name} --background --num-gpus=1 --workspace={path}"
-    assert isinstance(bench.workbench.engine, Ds01Engine)
+    assert isinstance(bench.workbench.launcher.engine, Ds01Engine)
     assert info.name == bench.folder.container
 
     # Nothing of the host but the project, and none of the labels that are ours.
@@ -415,6 +463,8 @@ def test_refusals_are_told_in_ds01s_words(bench: Bench, machine: Machine) -> Non
         return caught.value
 
     machine.tell("free-gpus", "0")
+    with a_live_kernel(f"ds01-{bench.folder.name}") as kernel:
+        assert "All GPUs are currently in use by other users." in kernel.explanation()
     error = refusal()
     assert isinstance(error, DeployRefusedError)
     assert "It said: No GPUs Currently Available. All GPUs are currently in use by other users." in str(error)
@@ -535,7 +585,7 @@ def test_a_notebook_on_a_machine_of_ds01(machine: Machine, ipykernel_image: str)
             assert found["level"] == "notice"
             assert str(machine.folder / "container-deploy") in found["message"]
             assert not [one for one in findings if one["level"] == "error"]
-        goes_back(project)
+        goes_back_though_killed(machine, project)
         project.cli("container-retire", "--force")
         assert not machine.has(project.folder.container)
     machine.has_made_all(project.folder)
@@ -566,8 +616,21 @@ def is_rebuilt(server: Server, machine: Machine, project: Rebuilt) -> None:
     project.agree()
 
 
-def goes_back(project: Rebuilt) -> None:
-    former = project.image("previous")
-    project.cli("rollback", "--yes")
+def goes_back_though_killed(machine: Machine, project: Rebuilt) -> None:
+    """By a command that is killed when the old container is gone and there is no new one yet."""
+    house, former = project.house, project.image("previous")
+    machine.tell("hang")
+    words = [*house.command, "-m", "ds01_kernels.app", "rollback", project.name, "--yes"]
+    process = subprocess.Popen(words, env=house.env, cwd=house.root, stdin=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: machine.hanging, "the container is not deployed")
+    finally:
+        process.kill()
+        process.wait()
+        if machine.hanging:
+            os.kill(machine.hanging, signal.SIGKILL)
+    assert not machine.has(project.folder.container)
+    machine.forget()
+    project.cli("container-deploy")
     assert project.image() == former
     project.agree()

@@ -395,6 +395,9 @@ def test_who_makes_the_containers(healthy: Facts) -> None:
     (found,) = [finding for finding in judge(asked) if finding.check == "gpus"]
     assert found.level == "ok"
     assert found.message == "DS01 is asked for 1 GPU."
+    plain = replace(machine, host=replace(machine.host, is_wrapped=False))
+    found, _ = [finding for finding in judge(plain) if finding.check == "ds01"]
+    assert (found.level, "/y/docker, is the plain client" in found.message) == ("warning", True)
 
 
 def test_a_limit_above_the_machines_memory_is_told(healthy: Facts) -> None:

@@ -62,7 +62,7 @@ class Disk:
 @dataclass(frozen=True)
 class Host:
     """This machine. `memory`: bytes that programs can still get; `wrappers`: DS01's commands on the PATH;
-    `ds01`: those that make the containers, if they do."""
+    `ds01`: those that make the containers, if they do, and `is_wrapped`: whether its docker may be DS01's."""
 
     sockets: Path | Ds01Error
     store: Path | Ds01Error
@@ -70,6 +70,7 @@ class Host:
     memory: int | None = None
     wrappers: tuple[str, ...] = ()
     ds01: Commands | None = None
+    is_wrapped: bool = True
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,8 @@ async def gather(workbench: Workbench, name: str) -> Facts:
     commands = _attempted(workbench.ds01_commands)
     host = await asyncio.to_thread(_host, project, engine)
     if isinstance(commands, Commands):
-        host = replace(host, ds01=commands)
+        is_wrapped = await asyncio.to_thread(lambda: commands.is_wrapper)
+        host = replace(host, ds01=commands, is_wrapped=is_wrapped)
     return Facts(name=name, project=project, host=host, engine=engine, **known)
 
 

@@ -114,6 +114,10 @@ def _beside_ds01(facts: Facts, commands: Commands) -> Iterator[Finding]:
         message = "There is no docker on the PATH: with DS01, what changes containers goes through its own."
         yield Finding("ds01", "error", message, "Start the server with the PATH that you have in a terminal.")
         return
+    if not facts.host.is_wrapped:
+        message = f"The docker on the PATH, {commands.docker}, is the plain client, not DS01's."
+        remedy = "Have DS01's come first on the server's PATH, or DS01 does not know what a rebuild tries."
+        yield Finding("ds01", "warning", message, remedy)
     found = f"{commands.deploy}, {commands.retire} and {commands.docker}"
     message = f"DS01 makes and removes the containers here, with {found}."
     settings = facts.settings

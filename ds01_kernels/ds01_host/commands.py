@@ -12,6 +12,7 @@ import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from ds01_kernels.errors import DeployRefusedError, EngineError, EngineTimeoutError, SettingError
 from ds01_kernels.setting_values import shown as named
@@ -44,6 +45,15 @@ class Commands:
     deploy: str
     retire: str
     docker: str
+
+    @property
+    def is_wrapper(self) -> bool:
+        """Whether `docker` may be DS01's: a script, as the client itself is none. Reads the file."""
+        try:
+            with Path(self.docker).open("rb") as file:
+                return file.read(2) == b"#!"
+        except OSError:
+            return False
 
 
 def find_commands(
@@ -198,23 +208,29 @@ _REMEDY = "`container-list` shows your containers."
 
 #: What frames and underlines text on a terminal, and the bullets of lists.
 _DECORATION = re.compile(r"[\u2500-\u257f\u2580-\u259f\u25a0-\u25ff\u2022]+|^\W*$")
-#: Where what went wrong begins to be told.
-_WRONG = re.compile(
-    r"\u2717|\bERROR\b|\b(?:error|limit|quota|exceed|cannot|could not|denied|refused|failed|not found|"
-    r"already|invalid|unknown|required|no gpus?|not available|unavailable)",
-    re.IGNORECASE,
+#: Where what went wrong begins to be told, the surest sign first: in a frame, marked as an error, or in words
+#: that are not about what goes well.
+_WRONG = (
+    re.compile(r"^\s*[\u2502\u2551].*\w"),
+    re.compile(r"^\s*(?:\u2717|\[ERROR\]|Error\b)"),
+    re.compile(
+        r"^(?!\s*(?:\[[A-Z]+\]|--)).*\b(?:error|limit|quota|exceed|cannot|could not|denied|refused|failed|"
+        r"not found|already|invalid|unknown|required|no gpus?|not available|unavailable)",
+        re.IGNORECASE,
+    ),
 )
 
 
 def quoted(text: str, *, last: bool = False) -> str:
     """What matters of a command's output, on one line: from where it tells that something is wrong; with
     `last`, its end."""
-    lines = [" ".join(_DECORATION.sub(" ", line).split()) for line in text.splitlines()]
-    lines = [line for line in lines if line and not _ASKED.search(line)]
-    starts = [number for number, line in enumerate(lines) if _WRONG.search(line)]
-    kept = lines[starts[0] :] if starts and not last else lines[-3:]
+    written = [line for line in text.splitlines() if not _ASKED.search(line)]
+    starts = [number for sign in _WRONG for number, line in enumerate(written) if sign.search(line)]
+    begin = starts[0] if starts and not last else 0
+    lines = [" ".join(_DECORATION.sub(" ", line).split()) for line in written[begin:]]
+    lines = [line for line in lines if line]
     words = ""
-    for line in kept:
+    for line in lines if starts and not last else lines[-3:]:
         words = f"{words}{' ' if words[-1:] in '.:!?' else '. '}{line}" if words else line
     if len(words) > QUOTED:
         words = f"{words[:QUOTED].rstrip()}\N{HORIZONTAL ELLIPSIS}"

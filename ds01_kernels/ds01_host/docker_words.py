@@ -27,7 +27,17 @@ def of(spec: ContainerSpec, variables: str) -> list[str]:
     first, *rest = spec.entrypoint
     memory = str(min(spec.memory or MOST_MEMORY, MOST_MEMORY))
     words = [
-        *("--name", spec.name, "--init", "--security-opt", "no-new-privileges", "--stop-signal", "SIGTERM"),
+        *(
+            "--name",
+            spec.name,
+            "--pull",
+            "never",
+            "--init",
+            "--security-opt",
+            "no-new-privileges",
+            "--stop-signal",
+            "SIGTERM",
+        ),
         *("--memory", memory, "--memory-swap", memory, "--env-file", variables),
     ]
     options = {

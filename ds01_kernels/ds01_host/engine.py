@@ -87,7 +87,9 @@ class Ds01Engine:
         Raises `DeployRefusedError` in the command's words, or `ConflictError` when the name is taken.
         """
         if await self._engine.container(spec.name) is not None:
-            raise ConflictError(f"There is a container named {spec.name} already.")
+            raise ConflictError(f"The container name {spec.name} is already in use.")
+        if await self._engine.image(spec.image) is None:
+            raise NotFoundError(f"There is no image {spec.image}.")
         if spec.labels.get(LABEL_NAME) == spec.name:
             return await self._deploy(spec)
         return await self._create_by_docker(spec)
@@ -136,7 +138,7 @@ class Ds01Engine:
         former = await self._there(container)
         if former != name:
             if await self._engine.container(name) is not None:
-                raise ConflictError(f"There is a container named {name} already.")
+                raise ConflictError(f"The container name {name} is already in use.")
             await self._change("rename", former, name)
 
     async def _deploy(self, spec: ContainerSpec) -> ContainerInfo:
