@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
@@ -106,11 +106,11 @@ class Agent:
         on_change: Callable[[], None] = lambda: None,
         on_replaced: Callable[[frozenset[str]], None] = lambda kernels: None,
         started: datetime | None = None,
+        why_ended: Callable[[Exit], Awaitable[Exit | None]] | None = None,
     ) -> None:
-        """`on_change` is called when something was installed, or may have been while the stream was lost.
-
-        `on_replaced` is called with kernel processes of ours that are to be restarted in another container.
-        `started` is when the container was, if known.
+        """`on_change` is called when something was installed, or may have been while the stream was lost;
+        `on_replaced` with kernel processes of ours that are to be restarted in another container. `started`
+        is when the container was, if known; `why_ended` may know more of its end.
         """
         self.engine = engine
         self.container = container
@@ -127,6 +127,7 @@ class Agent:
         self._started = started
         self._on_change = on_change
         self._on_replaced = on_replaced
+        self._why_ended = why_ended
         self._processes: dict[str, KernelProcess] = {}
         self._channels = ChannelStreams()
         self._calls = Calls(limits.call, self._channels.streams)
@@ -183,7 +184,7 @@ class Agent:
         process.is_ready()
         return process
 
-    def prepare(self, path: Sequence[str], *, first: bool, env: Mapping[str, str], spares: int = 0) -> None:
+    def prepare(self, path: Sequence[str], first: bool, env: Mapping[str, str], *, spares: int = 0) -> None:
         """Say where ipykernel is; the agent warms its zygote, and so many spare kernels.
 
         Raises `AgentLostError`.
@@ -234,6 +235,12 @@ class Agent:
     def send(self, **message: Any) -> None:
         """Send a message that has no answer. Raises `AgentLostError`."""
         self._calls.send(message)
+
+    async def is_lost(self) -> bool:
+        """Wait until it cannot be used any more; False when that is because it was closed here."""
+        if self._reading is not None:
+            await asyncio.wait([self._reading])
+        return not self._closing
 
     async def close(self) -> None:
         """End our kernels in the container and the stream."""
@@ -338,7 +345,7 @@ class Agent:
                     info = await self.engine.container(self.container)
                     if over := gone(info, self._started):
                         if over.cause is not Cause.STOPPED or end.cause is Cause.STOPPED:
-                            return None, over
+                            return None, (self._why_ended and await self._why_ended(over)) or over
                         # Whoever removes it, or starts it anew, has stopped it first.
                         end = over
                         await asyncio.sleep(self.limits.pause)

@@ -16,6 +16,7 @@ from importlib.resources import files
 from typing import Any
 
 from .agent import loader, protocol
+from .agent.kernel import Preparation
 from .engine import Engine, Stream
 from .errors import AgentError, ContainerExitedError, EngineError, NoPythonError, ProtocolError
 from .exits import Cause, Exit
@@ -284,11 +285,10 @@ def programs() -> tuple[str, bytes, str]:
     return relay, program, f"{protocol.VERSION}-{digest}"
 
 
-@cache
-def early_start() -> bytes:
+def early_start(guess: Preparation) -> bytes:
     """What a container's main process runs to start the agent with it (`agent.relay.start_early`)."""
     relay, agent, digest = programs()
-    return f"{relay}\n\nstart_early({digest!r}, {agent!r})\n".encode()
+    return f"{relay}\n\nstart_early({digest!r}, {agent!r}, {guess.encode()!r})\n".encode()
 
 
 def _counted(data: bytes) -> bytes:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from .agent.kernel import Preparation
 from .agent_stream import FIND_PYTHON, early_start
 from .connection import AGENT, SOCKETS, SocketDirectory
 from .engine import ContainerFile, ContainerInfo, ContainerSpec, Engine, EngineInfo, ImageInfo, Mount
@@ -35,6 +36,16 @@ LABEL_SETTINGS = "ds01-kernels.settings"
 #: The name of the project's one container. One that carries it and is called otherwise stands beside that
 #: one: it is on trial, about to take its place, or kept for kernels that still run in it.
 LABEL_NAME = "ds01-kernels.name"
+#: Whose a container is, to DS01: set by its commands and by its `docker` alone, never by us.
+LABEL_DS01_USER = "ds01.user"
+
+PIP_VARIABLES = {
+    # An install is the user's decision, and the container is theirs: https://peps.python.org/pep-0668/
+    "PIP_BREAK_SYSTEM_PACKAGES": "1",
+    # What pip advises on that user, and on its own version, is no use to somebody who has no choice.
+    "PIP_ROOT_USER_ACTION": "ignore",
+    "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+}
 
 #: Seconds that a container's main process has for its end.
 STOP_GRACE = 10.0
@@ -63,6 +74,10 @@ except Exception:
 while True: signal.pause()"""
 
 
+#: Most images have an ipykernel of their own, or soon will: a wrong guess costs some ms of a core.
+NOTHING_KNOWN = Preparation([], False, {})
+
+
 @dataclass(frozen=True)
 class Running:
     """A project's container that runs; `sockets` is None when the host shares no directory with it.
@@ -84,17 +99,28 @@ async def find(engine: Engine, project: Project) -> ContainerInfo | None:
     """The project's container, in whatever state. Raises `ConflictError` when its name is another's."""
     info = await engine.container(project.container_name(os.getuid()))
     if info is not None and not _is_of(info, project):
-        raise ConflictError(
-            f"There is a container named {info.name} that does not belong to {project.path}.",
-            remedy="Rename the project's folder, or remove that container.",
-        )
+        raise _is_anothers(info, project)
     return info
+
+
+def _is_anothers(info: ContainerInfo, project: Project) -> ConflictError:
+    if LABEL_DS01_USER in info.labels and info.mounts.get(str(WORKSPACE)) == str(project.path):
+        return ConflictError(
+            f"The container {info.name} was made by DS01, whose commands this process does not find.",
+            remedy="Have container-deploy and container-retire on the PATH, or name them as "
+            "Workbench.deploy_command and Workbench.retire_command.",
+        )
+    return ConflictError(
+        f"There is a container named {info.name} that does not belong to {project.path}.",
+        remedy="Rename the project's folder, or remove that container.",
+    )
 
 
 async def find_all(engine: Engine) -> dict[str, ContainerInfo]:
     """This user's containers by the path of their project."""
     found = await engine.containers({LABEL_UID: str(os.getuid())})
-    return {info.labels[LABEL_PATH]: info for info in found if LABEL_PATH in info.labels and is_current(info)}
+    ours = [info for info in found if {LABEL_PATH, LABEL_NAME} <= info.labels.keys()]
+    return {info.labels[LABEL_PATH]: info for info in ours if is_current(info)}
 
 
 async def find_beside(engine: Engine, project: Project) -> list[ContainerInfo]:
@@ -114,12 +140,13 @@ async def ensure(
     *,
     store: Path,
     is_idle: Callable[[ContainerInfo], Awaitable[bool]],
+    guess: Preparation = NOTHING_KNOWN,
 ) -> Running:
     """The project's container, running: made when missing, started when stopped, replaced when it is out of
     date and idle.
 
-    `store` is the directory of ipykernel copies. To be called under the project's lock. Raises
-    `NotBuiltError` or `EngineError`.
+    `store` is the directory of ipykernel copies; `guess` what its agent will be told. To be called under the
+    project's lock. Raises `NotBuiltError` or `EngineError`.
     """
     info, image = await asyncio.gather(find(engine, project), engine.image(project.image_name(os.getuid())))
     if info is not None and info.state == "created":
@@ -132,14 +159,14 @@ async def ensure(
     if info is not None and info.running and _is_cut_off(info):
         info = await _stopped(engine, info, is_idle)
     if info is not None:
-        return await run(engine, info)
+        return await run(engine, info, guess)
     if image is None:
         raise NotBuiltError(
             f"The image of project {project.name} has not been built yet.",
             remedy=f"Build it with `jupyter ds01 image-update {project.name}`.",
         )
     info = await create(engine, project, image, settings, store)
-    return replace(await run(engine, info), is_new=True)
+    return replace(await run(engine, info, guess), is_new=True)
 
 
 def _is_cut_off(info: ContainerInfo) -> bool:
@@ -179,7 +206,8 @@ def labels(project: Project) -> dict[str, str]:
 
 
 def _is_of(info: ContainerInfo, project: Project) -> bool:
-    return all(info.labels.get(name) == value for name, value in labels(project).items())
+    # Images have the same labels, and whatever is made of one has them too, but for that name.
+    return LABEL_NAME in info.labels and labels(project).items() <= info.labels.items()
 
 
 def outdated(info: ContainerInfo, image: ImageInfo | None, settings: Settings | None) -> tuple[str, ...]:
@@ -189,7 +217,9 @@ def outdated(info: ContainerInfo, image: ImageInfo | None, settings: Settings | 
     """
     if image is None:
         return ()
-    has_other_settings = settings is not None and info.labels.get(LABEL_SETTINGS) != _digest(settings)
+    # One that others have made does not say, and has what they chose.
+    made_with = info.labels.get(LABEL_SETTINGS)
+    has_other_settings = settings is not None and made_with not in (None, _digest(settings))
     changed = {"image": info.image_id != image.id, "settings": has_other_settings}
     return tuple(name for name, is_another in changed.items() if is_another)
 
@@ -201,7 +231,7 @@ def _digest(settings: Settings) -> str:
     return hashlib.sha256(json.dumps(given, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-async def run(engine: Engine, info: ContainerInfo) -> Running:
+async def run(engine: Engine, info: ContainerInfo, guess: Preparation = NOTHING_KNOWN) -> Running:
     """Start it if it does not run. Raises `ContainerExitedError` or `EngineError`."""
     sockets = SocketDirectory.recorded(info.labels.get(LABEL_SOCKETS, ""))
     if info.running:
@@ -209,7 +239,7 @@ async def run(engine: Engine, info: ContainerInfo) -> Running:
     if sockets is not None:
         # /tmp may have been cleaned since, or somebody may have put something else there.
         sockets.renew()
-        await asyncio.to_thread(sockets.write_agent, early_start())
+        await asyncio.to_thread(sockets.write_agent, early_start(guess))
     # By its name, which is in what may be said of it.
     await engine.start(info.name)
     started = await engine.container(info.id)
@@ -235,8 +265,9 @@ async def create(
     `host` is what the engine is, where that is known. Raises `EngineError`.
     """
     host = host or await engine.info()
-    sockets = SocketDirectory.new() if host.local else None
     person = person_in(host)
+    is_deployed = bool(host.deployer) and not beside
+    sockets = SocketDirectory.new() if host.local and not is_deployed else None
     try:
         spec = _spec(project, image, settings, store, sockets, person)
         info = await _created(engine, replace(spec, name=f"{spec.name}.{beside}") if beside else spec)
@@ -247,11 +278,11 @@ async def create(
             # Another process of ours was faster.
             return rival
         raise
-    passwd = await engine.read_file(info.id, PurePosixPath("/etc/passwd")) or b""
-    group = await engine.read_file(info.id, PurePosixPath("/etc/group")) or b""
-    await engine.write_files(
-        info.id, _account(person, passwd.decode("utf-8", "replace"), group.decode("utf-8", "replace"))
-    )
+    # Who deploys it gives it an account as well. Each look into a container, and each write, takes as long as
+    # a quarter of its start; an image has root, and what else root needs its processes can make themselves
+    # (`agent.asked.make_report`).
+    if not is_deployed and person.uid != 0:
+        await engine.write_files(info.id, await _account(engine, info, person))
     return info
 
 
@@ -295,8 +326,13 @@ def person_in(host: EngineInfo) -> Person:
     return Person(name, os.getuid(), os.getgid())
 
 
-def _account(person: Person, passwd: str, group: str) -> list[ContainerFile]:
+async def _account(engine: Engine, info: ContainerInfo, person: Person) -> list[ContainerFile]:
     """The files that make `person` a real user of the container: an entry, a group, a home."""
+
+    async def read(path: str) -> str:
+        return (await engine.read_file(info.id, PurePosixPath(path)) or b"").decode("utf-8", "replace")
+
+    passwd, group = await read("/etc/passwd"), await read("/etc/group")
     entries = [line.split(":") for line in passwd.splitlines() if line.count(":") == 6]
     kept = [entry for entry in entries if entry[2] != str(person.uid) and entry[0] != person.name]
     shell = next((entry[6] for entry in entries if entry[2] == str(person.uid)), "/bin/sh")
@@ -308,8 +344,6 @@ def _account(person: Person, passwd: str, group: str) -> list[ContainerFile]:
         ContainerFile(PurePosixPath("/etc/passwd"), _lines(":".join(entry) for entry in kept), 0, 0, 0o644),
         ContainerFile(PurePosixPath("/etc/group"), _lines(groups), 0, 0, 0o644),
         ContainerFile(person.home, None, person.uid, person.gid, 0o700),
-        # Whoever installs is to be able to write pip's report, which fails otherwise: root too, who has no
-        # privileges here (https://docs.kernel.org/userspace-api/no_new_privs.html).
         ContainerFile(PIP_NOTES, None, person.uid, person.gid, 0o777),
         ContainerFile(PIP_REPORT, b"", person.uid, person.gid, 0o666),
     ]
@@ -338,12 +372,7 @@ def _spec(
         env={
             "HOME": str(person.home),
             "LANG": image.env.get("LANG", "C.UTF-8"),
-            # An install is the user's decision, and the container is theirs:
-            # https://peps.python.org/pep-0668/
-            "PIP_BREAK_SYSTEM_PACKAGES": "1",
-            # What pip advises on that user, and on its own version, is no use to somebody who has no choice.
-            "PIP_ROOT_USER_ACTION": "ignore",
-            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            **PIP_VARIABLES,
             # Where the agent learns of extras: https://pip.pypa.io/en/stable/reference/installation-report/
             "PIP_REPORT": str(PIP_REPORT),
             **settings.env,

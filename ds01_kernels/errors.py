@@ -16,6 +16,7 @@
     │   ├── EngineDeniedError      403
     │   ├── EngineTimeoutError     504
     │   ├── BuildFailedError       422
+    │   ├── DeployRefusedError     409   the command that makes the containers here did not do it
     │   └── ContainerExitedError   502
     ├── InstallFailedError         422   pip in the container said no
     ├── CheckFailedError           422   a new image was built, and kernels cannot live in it
@@ -116,6 +117,11 @@ class BuildFailedError(EngineError):
         super().__init__(message, remedy=remedy)
         self.line = line
         self.log = log
+
+
+class DeployRefusedError(EngineError):
+    status = 409
+    reason = "deploy-refused"
 
 
 class ContainerExitedError(EngineError):

@@ -28,6 +28,9 @@ class Cause(StrEnum):
     RESTARTED = "container-restarted"
     REMOVED = "container-removed"
     LOST = "connection-lost"
+    #: What enforces the rules of this machine has stopped the container; `detail` says after how long.
+    IDLE = "container-idle"
+    AGE = "container-age"
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,12 @@ class Exit:
     def why(self) -> str:
         """In a few words, for a log: "killed by SIGKILL", "the container was stopped"."""
         if self.cause is not Cause.PROCESS:
-            return _WHY[self.cause] + (f" (limit {_size(self.limit)})" if self.limit else "")
+            return _WHY[self.cause] + (f" (limit {_size(self.limit)})" if self.limit else self._how_long)
         return f"killed by {_signal(-self.code)}" if self.code < 0 else f"exit code {self.code}"
+
+    @property
+    def _how_long(self) -> str:
+        return f" (after {self.detail})" if self.cause in (Cause.IDLE, Cause.AGE) and self.detail else ""
 
     @property
     def remedy(self) -> str:
@@ -93,9 +100,16 @@ _WHY = {
     Cause.RESTARTED: "the container was stopped and started again",
     Cause.REMOVED: "the container was removed",
     Cause.LOST: "the connection to the container was lost",
+    Cause.IDLE: "DS01 stopped the container, in which it saw no work",
+    Cause.AGE: "DS01 stopped the container, which had reached the longest time that one may run",
 }
 
 _ASK = "If that was not you, ask who did it; then run the cells again."
+
+_RESTORE = (
+    "This kernel runs in a new one, or in that one started again. What was installed there at run time is on "
+    "record: `jupyter ds01 restore PROJECT` installs it, a rebuild puts it into the Dockerfile."
+)
 
 OUT_OF_MEMORY = (
     "Use less memory at a time, shut down other kernels of the project, or raise `memory` in [tool.ds01] of "
@@ -110,6 +124,8 @@ _REMEDIES = {
     Cause.RESTARTED: _ASK,
     Cause.REMOVED: "What was installed in it at run time and is not in the Dockerfile is gone too. " + _ASK,
     Cause.LOST: "Was the engine restarted? Run the cells again.",
+    Cause.IDLE: _RESTORE,
+    Cause.AGE: _RESTORE,
 }
 
 _KILLED = "Nothing shows who sent that signal. " + _ASK

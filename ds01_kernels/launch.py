@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from . import containers, elsewhere, ipykernel_store
-from .agent.kernel import is_start_bound
+from .agent.kernel import Preparation, is_start_bound
 from .agent_client import Agent, KernelProcess
 from .agent_requests import Identity, KernelRequest
 from .agent_stream import Load
-from .containers import IPYKERNEL, Running
+from .containers import IPYKERNEL, NOTHING_KNOWN, Running
 from .engine import ContainerInfo, Engine, EngineInfo
 from .errors import (
     AgentError,
@@ -26,12 +27,14 @@ from .errors import (
     NotBuiltError,
 )
 from .events import ContainerChanged
+from .exits import Exit
 from .idling import Idling
 from .locks import ProjectLocks
 from .projects import Project
 from .settings import Settings
 from .station import Started, Station
 from .unreachable import why_unreachable
+from .vanishing import tell_end
 from .variables import select
 
 log = logging.getLogger("ds01_kernels")
@@ -57,11 +60,15 @@ class Launcher:
         self.changed: Callable[[ContainerChanged], None] = lambda event: None
         #: Told of kernel processes of ours whose container has been replaced: they are to be restarted.
         self.replaced: Callable[[frozenset[str]], None] = lambda kernels: None
+        #: What is known beyond that of how the kernels of a container, a name, have ended with it.
+        self.why_ended: Callable[[str, Exit], Awaitable[Exit | None]] = _nothing
         #: Ends what a rebuild of a process that is gone had begun, before the project's container is used.
         self.settle: Callable[[Project], Awaitable[None]] = _nothing
         self._settings = settings
         self._identity = identity
         self._stations: dict[str, Station] = {}
+        #: By the project's path, what the agent of its last container was told.
+        self._told: dict[Path, Preparation] = {}
         self._seeing_out: set[asyncio.Task[None]] = set()
         self._retiring: dict[str, asyncio.Lock] = {}
         self.idling = Idling(engine, self.locks, self.count_kernels, self._was_stopped)
@@ -92,14 +99,17 @@ class Launcher:
             if process.agent.has_successor:
                 await self.retire_if_idle(process.agent.container)
 
-        # Kept here, as asyncio keeps only weak references to tasks.
-        task = asyncio.create_task(_quietly(wait()))
+        self._keep(_quietly(wait()))
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        # asyncio keeps only weak references to tasks.
+        task = asyncio.create_task(work)
         self._seeing_out.add(task)
         task.add_done_callback(self._seeing_out.discard)
 
     async def _start(self, project: Project, request: KernelRequest) -> Started:
         station = await self.reach(project)
-        await self._prepare(station, curve="curve_secretkey" in request.connection)
+        await self._prepare(project, station, curve="curve_secretkey" in request.connection)
         process = await station.spawn(request)
         try:
             await process.ready()
@@ -112,15 +122,20 @@ class Launcher:
         """The project's container, running, with its agent connected."""
         async with self.locks.hold(project.path):
             await self.settle(project)
-            settings = await asyncio.to_thread(self._settings, project)
-            running = await containers.ensure(
-                self.engine,
-                project,
-                settings,
-                store=await asyncio.to_thread(ipykernel_store.store_root),
-                is_idle=self._is_idle,
-            )
-            return await self._station(project, running, settings.python)
+            return await self.reach_held(project)
+
+    async def reach_held(self, project: Project) -> Station:
+        """The same for who holds the project's lock."""
+        settings = await asyncio.to_thread(self._settings, project)
+        running = await containers.ensure(
+            self.engine,
+            project,
+            settings,
+            store=await asyncio.to_thread(ipykernel_store.store_root),
+            is_idle=self._is_idle,
+            guess=self._guess(project),
+        )
+        return await self._station(project, running, settings.python)
 
     async def adopt(self, project: Project, process: str, client: str) -> Started:
         """Take over a kernel process that another process of ours, `client`, has started."""
@@ -132,7 +147,7 @@ class Launcher:
     async def deploy(self, project: Project) -> ContainerInfo:
         """Have the project's container running, and its agent ready for kernels."""
         station = await self.reach(project)
-        await self._prepare(station, curve=False)
+        await self._prepare(project, station, curve=False)
         return station.running.info
 
     async def retire(self, project: Project, *, force: bool) -> bool:
@@ -208,7 +223,7 @@ class Launcher:
         settings = await asyncio.to_thread(self._settings, project)
         info = await self._create_beside(project, image_id, settings, f"trial-{os.urandom(4).hex()}")
         try:
-            running = await containers.run(self.engine, info)
+            running = await containers.run(self.engine, info, self._guess(project))
             async with self.visit(running.info, settings.python) as agent:
                 yield agent
         finally:
@@ -224,9 +239,9 @@ class Launcher:
         """
         settings = await asyncio.to_thread(self._settings, project)
         info = await self._create_beside(project, image_id, settings, beside, host)
-        running = replace(await containers.run(self.engine, info), is_new=True)
+        running = replace(await containers.run(self.engine, info, self._guess(project)), is_new=True)
         station = await self._station(project, running, settings.python, is_noticed=False)
-        await self._prepare(station, curve=False)
+        await self._prepare(project, station, curve=False)
         return station
 
     async def retire_if_idle(self, container: str) -> bool:
@@ -295,6 +310,7 @@ class Launcher:
             on_change=lambda: self.noticed(project, running.info, agent, False),
             on_replaced=lambda kernels: self.replaced(kernels),
             started=running.info.started,
+            why_ended=lambda exit_: self.why_ended(running.info.name, exit_),
         )
         try:
             await agent.connect()
@@ -313,6 +329,7 @@ class Launcher:
             id_: station for id_, station in self._stations.items() if station.agent.lost is None
         }
         station = self._stations[running.info.id] = Station(running, agent)
+        self._keep(tell_end(self.engine, project, station, lambda event: self.changed(event)))
         if is_noticed:
             self.noticed(project, running.info, agent, running.is_new)
         self.changed(ContainerChanged(project.name, running.info.name, "running"))
@@ -327,7 +344,10 @@ class Launcher:
                 await asyncio.shield(containers.retire(self.engine, running.info))
             raise
 
-    async def _prepare(self, station: Station, *, curve: bool) -> None:
+    def _guess(self, project: Project) -> Preparation:
+        return self._told.get(project.path, NOTHING_KNOWN._replace(env=_of_zygotes()))
+
+    async def _prepare(self, project: Project, station: Station, *, curve: bool) -> None:
         """Have an ipykernel in place, and the agent's zygote warming."""
         if station.prepared or (station.prepared is not None and not curve):
             return
@@ -335,19 +355,22 @@ class Launcher:
         found = survey["ipykernel"]
         path: list[str] = []
         if found is None or not ipykernel_store.is_sufficient(found, curve=curve):
-            name = await ipykernel_store.provide(_target(survey), curve=curve)
+            name = await ipykernel_store.provide(ipykernel_store.Target.of(survey), curve=curve)
             if station.running.is_foreign:
                 store = await asyncio.to_thread(ipykernel_store.store_root)
                 await elsewhere.bring_ipykernel(self.engine, station.agent, store, name)
             path = [str(IPYKERNEL / name)]
-        env = {name: value for name, value in select(os.environ).plain.items() if is_start_bound(name)}
-        station.agent.prepare(
-            path, first=bool(path) and found is not None, env=env, spares=self.spare_kernels
-        )
+        told = Preparation(path, bool(path) and found is not None, _of_zygotes())
+        station.agent.prepare(*told, spares=self.spare_kernels)
         station.prepared = curve
+        self._told[project.path] = told
 
 
-async def _nothing(project: Project) -> None:
+def _of_zygotes() -> dict[str, str]:
+    return {name: value for name, value in select(os.environ).plain.items() if is_start_bound(name)}
+
+
+async def _nothing(*of: object) -> None:
     return
 
 
@@ -356,13 +379,3 @@ async def _quietly(work: Awaitable[object]) -> None:
         await work
     except Ds01Error as error:
         log.info("A container that was replaced is not removed now: %s", error)
-
-
-def _target(survey: Mapping[str, Any]) -> ipykernel_store.Target:
-    return ipykernel_store.Target(
-        version=tuple(survey["version"][:2]),
-        implementation=survey["implementation"],
-        libc=survey["libc"],
-        libc_version=tuple(survey["libc_version"]),
-        machine=survey["machine"],
-    )

@@ -10,6 +10,7 @@ from traitlets import Bool, Dict, Float, Integer, List, Unicode
 from traitlets.config import Config, SingletonConfigurable
 
 from .configuration import Source
+from .ds01_host import Commands, find_commands
 from .errors import SettingError
 from .names import CONTAINER, IMAGE, Names, parse_container_name, parse_image_name
 from .setting_values import (
@@ -104,7 +105,9 @@ class Options(SingletonConfigurable):
     ).tag(config=True)
     max_shm_size = Unicode("", help="The most that a project may set. Empty: any size.").tag(config=True)
     gpus = Unicode(
-        "", help="GPUs of a container: 'all', a count, or UUIDs (MIG too) separated by commas. Empty: none."
+        "",
+        help="GPUs of a container: 'all', a count, or UUIDs (MIG too) separated by commas. Empty: none, but "
+        "one where DS01 makes the containers; '0': none anywhere.",
     ).tag(config=True)
     max_gpus = Integer(
         -1,
@@ -143,6 +146,24 @@ class Options(SingletonConfigurable):
         help="Whether a GPU can be in one container only: a rebuild then stops the old container, with its "
         "kernels, before it starts the new one.",
     ).tag(config=True)
+    deploy_command = Unicode(
+        "container-deploy",
+        help="DS01's command that makes containers, where there is one: a name (on the PATH of the server) "
+        "or a path. Where it and `retire_command` are found, they make and remove the projects' containers, "
+        "DS01's `docker` is used for everything else that it wraps, and DS01 decides on memory, CPUs, mounts "
+        "and network. Empty: containers are made without DS01.",
+    ).tag(config=True)
+    retire_command = Unicode("container-retire", help="Its command that removes one; likewise.").tag(
+        config=True
+    )
+    deploy_timeout = Float(
+        600.0, min=1, max=MOST_SECONDS, help="Seconds until a command of DS01 is given up."
+    ).tag(config=True)
+    deploy_events = Unicode(
+        "/var/log/ds01/events.jsonl",
+        help="Where DS01 logs that it has stopped a container for idleness or age: notebooks say so. Empty: "
+        "nowhere.",
+    ).tag(config=True)
     build_timeout = Float(3600.0, min=1, max=MOST_SECONDS, help="Seconds until a build is given up.").tag(
         config=True
     )
@@ -168,6 +189,16 @@ class Options(SingletonConfigurable):
                 )
         self._names()
         self._ceiling(self._admin_settings())
+        self.ds01_commands()
+
+    def ds01_commands(self) -> Commands | None:
+        """DS01's commands, which make the containers where they are there. Raises `SettingError`."""
+        if "\0" in self.deploy_events:
+            raise SettingError(
+                f"{self._where('deploy_events')} is {shown(self.deploy_events)}, which is not a path.",
+                remedy="Correct it.",
+            )
+        return find_commands(self.deploy_command, self.retire_command, self._where)
 
     @property
     def names(self) -> Names:

@@ -72,14 +72,16 @@ def parse_pids(where: str, value: object) -> int | None:
 
 
 def parse_gpus(where: str, value: object) -> GpuRequest | None:
-    """GPUs from ``"all"``, a count, or names separated by commas (index, UUID or MIG UUID)."""
+    """GPUs from ``"all"``, a count, or names separated by commas (index, UUID or MIG UUID); None: unsaid."""
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise _no_gpus(where, value)
     if isinstance(value, int) and not 0 <= value <= 999:
         raise _no_gpus(where, value)
     text = str(value).strip()
-    if text in ("", "0"):
+    if text == "":
         return None
+    if text == "0":
+        return GpuRequest()
     if text == "all":
         return GpuRequest(count=-1)
     if re.fullmatch(r"[1-9]\d{0,2}", text, re.ASCII):

@@ -80,7 +80,9 @@ KEYS: Mapping[str, ProjectKey] = {
     "memory": ProjectKey(parse_memory, "size", "memory", 'Memory of the container, for example `"8g"`.'),
     "cpus": ProjectKey(parse_cpus, "number", "cpus", "CPUs that it may use, for example `1.5`."),
     "shm_size": ProjectKey(parse_size, "size", "shm_size", "Size of `/dev/shm` in it."),
-    "gpus": ProjectKey(parse_gpus, "text or count", "gpus", '`"all"`, a count, or UUIDs (MIG too).'),
+    "gpus": ProjectKey(
+        parse_gpus, "text or count", "gpus", '`"all"`, a count (0: none), or UUIDs (MIG too).'
+    ),
     "python": ProjectKey(parse_python, "path", "python", "The interpreter inside the image."),
     "packages": ProjectKey(
         parse_packages, "text", "packages", 'Where packages are saved: `"dockerfile"` or `"requirements"`.'

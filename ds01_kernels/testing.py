@@ -181,6 +181,7 @@ class FakeEngine:
             made,
             memory=spec.memory,
             gpus=spec.gpus,
+            mounts={str(mount.target): str(mount.source) for mount in spec.mounts},
         )
         self._containers[spec.name] = _Container(spec, info, dict(self._image_files[image_id]))
         return info

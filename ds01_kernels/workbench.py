@@ -8,6 +8,7 @@ import atexit
 import os
 import secrets
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ from .agent_requests import Identity
 from .background import Background
 from .configuration import Source, shared_configuration
 from .drifts import Drifts
+from .ds01_host import Ds01Engine, why_ended
 from .engine import Engine
 from .errors import SettingError
 from .events import Event, Listeners
@@ -30,6 +32,7 @@ from .project_files import read_text
 from .projects import Project, Projects, discover
 from .rebuild import Journals, Rebuilds
 from .records import Records
+from .setting_values import parse_variables
 from .settings import MOST_BYTES, Settings, with_project
 
 T = TypeVar("T")
@@ -122,8 +125,19 @@ class Workbench(Options):
         if self._engine is None:
             from .engine.docker import DockerEngine
 
-            self._engine = DockerEngine(timeout=self.engine_timeout)
+            self._engine = self._beside_ds01(DockerEngine(timeout=self.engine_timeout))
         return self._engine
+
+    def _beside_ds01(self, engine: Engine) -> Engine:
+        try:
+            commands = self.ds01_commands()
+            variables = parse_variables("", self.variables)
+        except SettingError:
+            # Whatever starts something is told (`check`), and nothing of DS01's is known for ours.
+            return engine
+        if commands is None:
+            return engine
+        return Ds01Engine(engine, commands, limit=self.deploy_timeout, variables=variables)
 
     @property
     def launcher(self) -> Launcher:
@@ -132,6 +146,7 @@ class Workbench(Options):
             self._launcher = launcher = Launcher(self.engine, self.settings, identity)
             launcher.changed = self.emit
             launcher.replaced = self._replaced
+            launcher.why_ended = partial(why_ended, self.deploy_events)
             launcher.idling.seconds = self.idle_stop
             launcher.spare_kernels = self.spare_kernels
             self._drifts = Drifts(launcher, self.records, self.emit)

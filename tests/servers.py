@@ -377,6 +377,33 @@ class Kernel:
         return str(self.server.get(self.path)["execution_state"])
 
 
+def started_again(kernel: Kernel) -> None:
+    """Wait for Jupyter's restart, and until what the new process publishes is heard."""
+    asked: set[str] = set()
+    is_heard = threading.Event()
+
+    def ask() -> None:
+        while not is_heard.wait(0.2):
+            asked.add(kernel.send("kernel_info_request"))
+
+    kernel.receive_until(
+        lambda message: (
+            message["msg_type"] == "status" and message["content"]["execution_state"] == "restarting"
+        )
+    )
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        kernel.receive_until(
+            lambda message: (
+                message["msg_type"] == "status" and message["parent_header"].get("msg_id") in asked
+            )
+        )
+    finally:
+        is_heard.set()
+        asking.join()
+
+
 def check(schema: str, value: Any) -> None:
     """Raises `ValidationError` unless `value` is as the OpenAPI file says."""
     document = {**OPENAPI, "$ref": f"#/components/schemas/{schema}"}

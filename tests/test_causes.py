@@ -9,7 +9,6 @@ import os
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from pathlib import Path
 import pytest
 from conftest import FROM_BASE, ProjectFolder, with_engine
 from engine_proxy import EngineProxy
-from servers import House, Kernel, Outcome, Server, a_house
+from servers import House, Kernel, Outcome, Server, a_house, started_again
 
 from ds01_kernels.agent import memory
 from ds01_kernels.connection import run_root
@@ -456,33 +455,6 @@ def test_the_next_kernel_says_what_became_of_the_last(
     assert death.says in sentence
     assert death.do in remedy
     SEEN[death.cause] = (plain(place, mortal, sentence + ended), plain(place, mortal, remedy.strip()))
-
-
-def started_again(kernel: Kernel) -> None:
-    """Wait for Jupyter's restart, and until what the new process publishes is heard."""
-    asked: set[str] = set()
-    is_heard = threading.Event()
-
-    def ask() -> None:
-        while not is_heard.wait(0.2):
-            asked.add(kernel.send("kernel_info_request"))
-
-    kernel.receive_until(
-        lambda message: (
-            message["msg_type"] == "status" and message["content"]["execution_state"] == "restarting"
-        )
-    )
-    asking = threading.Thread(target=ask)
-    asking.start()
-    try:
-        kernel.receive_until(
-            lambda message: (
-                message["msg_type"] == "status" and message["parent_header"].get("msg_id") in asked
-            )
-        )
-    finally:
-        is_heard.set()
-        asking.join()
 
 
 def test_a_restart_that_was_asked_for_says_nothing(kernel: Kernel) -> None:

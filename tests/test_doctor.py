@@ -24,6 +24,7 @@ from ds01_kernels.containers import LABEL_SETTINGS, LABEL_SOCKETS
 from ds01_kernels.doctor import Facts, Finding, Level, examine, judge
 from ds01_kernels.doctor.facts import THE_IMAGES, THE_PROJECT, THE_SOCKETS, Disk, Dockerfile, Host, Inside
 from ds01_kernels.doctor.finding import size
+from ds01_kernels.ds01_host import Commands
 from ds01_kernels.engine import ContainerInfo, ContainerSpec, Engine, EngineInfo, GpuRequest, ImageInfo
 from ds01_kernels.errors import (
     AgentError,
@@ -363,7 +364,13 @@ def test_gpus(healthy: Facts, gpus: GpuRequest, said: str) -> None:
         ({"memory": 4 * GIB}, "memory", "notice"),
         ({"sockets": PROBLEM}, "sockets", "error"),
         ({"store": PROBLEM}, "ipykernel", "error"),
-        ({"wrappers": ("/opt/ds01/bin/container-deploy",)}, "ds01", "notice"),
+        ({"wrappers": ("/opt/ds01/bin/container-deploy",)}, "ds01", "warning"),
+        (
+            {"wrappers": ("/opt/ds01/bin/container-deploy", "/opt/ds01/bin/container-retire")},
+            "ds01",
+            "notice",
+        ),
+        ({"ds01": Commands("/x/container-deploy", "/x/container-retire", "")}, "ds01", "error"),
     ],
 )
 def test_what_the_machine_lacks(healthy: Facts, changed: dict[str, Any], name: str, level: str) -> None:
@@ -371,6 +378,23 @@ def test_what_the_machine_lacks(healthy: Facts, changed: dict[str, Any], name: s
     assert (first.check, first.level) == (name, level)
     assert first.remedy
     assert {finding.level for finding in others} == {"ok"}
+
+
+def test_who_makes_the_containers(healthy: Facts) -> None:
+    commands = Commands("/x/container-deploy", "/x/container-retire", "/y/docker")
+    machine = replace(healthy, host=replace(healthy.host, ds01=commands), settings=Settings())
+    (found,) = [finding for finding in judge(machine) if finding.check == "ds01"]
+    assert (found.level, found.remedy) == ("notice", "")
+    for path in ("/x/container-deploy", "/x/container-retire", "/y/docker"):
+        assert path in found.message
+    assert "no effect" not in found.message
+    limited = replace(machine, settings=Settings(memory=4 * GIB, network="lab"))
+    (found,) = [finding for finding in judge(limited) if finding.check == "ds01"]
+    assert "It decides on memory, network: what the settings say of that is of no effect." in found.message
+    asked = replace(limited, engine=replace(ENGINE, deployer="/x/container-deploy"))
+    (found,) = [finding for finding in judge(asked) if finding.check == "gpus"]
+    assert found.level == "ok"
+    assert found.message == "DS01 is asked for 1 GPU."
 
 
 def test_a_limit_above_the_machines_memory_is_told(healthy: Facts) -> None:
@@ -428,7 +452,7 @@ def test_several_causes_come_in_the_order_in_which_one_rests_on_the_other(health
         ("engine", "error"),
         ("disk", "error"),
         ("memory", "error"),
-        ("ds01", "notice"),
+        ("ds01", "warning"),
         ("sockets", "ok"),
     ]
 

@@ -314,6 +314,72 @@ def test_a_kill_of_who_settles_as_well(tmp_path: Path, kind: Kind) -> None:
             assert second < MANY
 
 
+async def in_place(tmp_path: Path, *, container: bool = True) -> tuple[World, Callable[[Any], Any]]:
+    """A world whose one container has to go before there is a new one; and what makes that."""
+    one = await world(tmp_path, Kind(swaps=False, container=container))
+    one.exchange = replace(one.exchange, in_place=True, old_container=one.running)
+
+    async def renew(engine: Any) -> None:
+        if one.running is not None:
+            await engine.remove(one.running)
+        name = {containers.LABEL_NAME: one.container}
+        spec = ContainerSpec(one.container, one.latest, ("sh",), labels=containers.labels(one.project) | name)
+        try:
+            await engine.create(spec)
+        except EngineError:
+            await one.engine.remove(one.container)
+            raise
+
+    return one, renew
+
+
+async def goes_together(one: World) -> bool:
+    """Whether all is new; else all is old. There may be no container: the next who wants it makes it."""
+    found = await one.look()
+    is_new = found["file"] == NEW
+    assert found["latest"] == (one.exchange.new_image if is_new else one.exchange.old_image)
+    assert found["previous"] == (one.exchange.old_image if is_new else one.exchange.older_image)
+    assert found["candidate"] is None
+    assert found["containers"].keys() <= {""}
+    info = await one.engine.container(one.container)
+    assert info is None or info.image_id == found["latest"]
+    assert await one.journals.pending(one.project) is None
+    return is_new
+
+
+async def over_in_place(one: World, exchanges: Exchanges) -> None:
+    if (done := await exchanges.settle(one.project)) is not None:
+        await one.engine.remove(str(done.old_container))
+        await one.journals.forget(one.project)
+
+
+@pytest.mark.parametrize("container", [True, False], ids=["runs", "does-not-run"])
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("dies", [True, False], ids=["killed", "failed"])
+def test_an_exchange_in_place_that_is_ended_at_any_call(
+    tmp_path: Path, container: bool, after: bool, dies: bool
+) -> None:
+    async def ended(number: int) -> bool:
+        one, renew = await in_place(tmp_path / str(number), container=container)
+        end = KilledError() if dies else EngineError("No.")
+        mortal = Mortal(one.engine, lambda n: end if n == number else None, after=after)
+        is_over = False
+        try:
+            await one.exchanges(mortal).carry_out(one.project, one.exchange, lambda: renew(mortal))
+        except (KilledError, EngineError):
+            is_over = True
+        await over_in_place(one, one.exchanges())
+        is_new = await goes_together(one)
+        assert await one.exchanges().settle(one.project) is None
+        return is_over or not is_new
+
+    number = 0
+    while asyncio.run(ended(number)):
+        number += 1
+        assert number < MANY
+    assert number > 3
+
+
 @every_kind
 def test_an_error_at_each_call_leaves_all_as_it_was(tmp_path: Path, kind: Kind) -> None:
     async def failed(number: int) -> None:

@@ -18,6 +18,7 @@ from live import Site, a_kernel, a_site, inspect, until
 from wheels import make_wheel
 
 from ds01_kernels.errors import ConflictError, Ds01Error
+from ds01_kernels.events import ContainerChanged
 from ds01_kernels.locks import ProjectLocks
 from ds01_kernels.projects import Project
 from ds01_kernels.workbench import Workbench
@@ -268,3 +269,18 @@ def test_who_claims_finds_out_who_uses(tmp_path: Path) -> None:
             return
 
     asyncio.run(work())
+
+
+def test_a_container_that_others_stop_and_remove_is_told_without_a_kernel(
+    site: Site, project: ProjectFolder
+) -> None:
+    site.configure("")
+    workbench = Workbench.open()
+    found = next(each for each in workbench.projects().projects if each.name == project.name)
+    info = workbench.call(workbench.launcher.deploy(found))
+    heard: list[str] = []
+    workbench.listen(lambda event: heard.append(event.state) if isinstance(event, ContainerChanged) else None)
+    subprocess.run(["docker", "stop", "--time", "0", info.id], check=True, capture_output=True)
+    until(lambda: heard == ["stopped"])
+    subprocess.run(["docker", "rm", info.id], check=True, capture_output=True)
+    until(lambda: heard == ["stopped", "removed"])

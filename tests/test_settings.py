@@ -86,7 +86,7 @@ def test_what_is_no_size_is_refused_with_its_key(text: object) -> None:
     ("text", "gpus"),
     [
         ("", None),
-        (0, None),
+        (0, GpuRequest()),
         ("all", GpuRequest(count=-1)),
         (2, GpuRequest(count=2)),
         ("GPU-3a4b,MIG-7f/1/0", GpuRequest(ids=("GPU-3a4b", "MIG-7f/1/0"))),

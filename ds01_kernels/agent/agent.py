@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from contextlib import suppress
 from typing import Dict, List, Optional, Set
 
@@ -96,7 +97,7 @@ class Agent:
 
     def _sweep(self) -> None:
         """Remove the files of kernels whose agent was killed, with its container or alone."""
-        if processes.others_run("agent"):
+        if _others_listen(self.folder, self.path):
             return  # and may be starting some
         sweep(self.folder, self.sockets)
         for kernel_id in _with_files(self.folder):
@@ -190,6 +191,18 @@ class Agent:
 def _with_files(folder: str) -> List[str]:
     """The ids of the kernels that have a connection file there, which may have been left behind."""
     return [name[: -len(".json")] for name in os.listdir(folder) if name.endswith(".json")]
+
+
+def _others_listen(folder: str, own: str) -> bool:
+    """Whether another agent of this folder runs."""
+    others = [os.path.join(folder, name) for name in os.listdir(folder) if name.endswith(".sock")]
+    with suppress(OSError):
+        for path in others:
+            if path != own:
+                with socket.socket(socket.AF_UNIX) as other:
+                    if other.connect_ex(path) == 0:
+                        return True
+    return False
 
 
 def _inode(path: str) -> Optional[int]:

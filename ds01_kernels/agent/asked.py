@@ -28,6 +28,8 @@ SPEC_LIMIT = 500
 EXTRA_LIMIT = 100
 EXTRAS_LIMIT = 50
 
+REPORT = "report.json"
+
 _WORD = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
 _CLAUSE = r"(?:~=|===?|!=|<=?|>=?)\s*[A-Za-z0-9.*+!_-]+"
 _CLAUSES = r"%s(?:\s*,\s*%s)*" % (_CLAUSE, _CLAUSE)
@@ -47,12 +49,30 @@ class Spec(NamedTuple):
     private: bool
 
 
+def make_report(folder: str) -> None:
+    """Have pip's report there, where pip was told to leave it: without, all that it is asked for fails.
+
+    Whoever installs is to be able to write it: root too, who may have no privileges here
+    (https://docs.kernel.org/userspace-api/no_new_privs.html). Only root can make the folder itself; for
+    others it is there already.
+    """
+    path = os.path.join(folder, REPORT)
+    if os.environ.get("PIP_REPORT") != path:
+        return
+    with suppress(OSError):
+        os.makedirs(folder, exist_ok=True)
+        os.chmod(folder, 0o777)  # noqa: S103 - as the server makes it for others
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        os.fchmod(descriptor, 0o666)
+        os.close(descriptor)
+
+
 class Asked:
     """The files in `folder`, or when there is no such folder in `otherwise`."""
 
     def __init__(self, folder: str, otherwise: str) -> None:
         self._folder = folder if os.access(folder, os.W_OK | os.X_OK) else otherwise
-        self.report = os.path.join(folder, "report.json")
+        self.report = os.path.join(folder, REPORT)
         self.typed = os.path.join(self._folder, "asked.jsonl")
 
     def add(self, specs: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
 """The agent's first steps: a zygote is on its way before the agent itself is imported.
 
-What that one needs is known from the last time, which the agent's folder in the container keeps: a container
-that is started again has most of its first kernel's start done while others still connect.
+What that one needs is known from the last time, which the agent's folder in the container keeps, or else from
+whoever started the container: most of a first kernel's start is done while others still connect.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import asdict
 from typing import Any, Dict, List, NamedTuple, Optional
 
 from . import loaded, processes
-from .kernel import Setup
+from .kernel import Preparation, Setup
 from .paths import prepare_user_site
 
 #: In the agent's folder: what the last zygote was started with. Bytes of it that are read.
@@ -33,19 +33,11 @@ class Preloading(NamedTuple):
     channel: socket.socket
 
 
-class Preparation(NamedTuple):
-    """Where ipykernel is, and the variables that a zygote is to have beside the agent's own."""
-
-    path: List[str]
-    first: bool
-    env: Dict[str, str]
-
-
 def main() -> None:
     path, told = sys.argv[1], int(sys.argv[2])
     processes.become_subreaper()
     prepare_user_site()
-    early = _as_last_time(os.path.dirname(path))
+    early = _preloading(os.path.dirname(path), sys.argv[3:])
     # Only now: its import takes as long as a quarter of the zygote's.
     agent: Any = importlib.import_module(__package__ + ".agent")
     agent.main(path, told, early)
@@ -81,7 +73,7 @@ def remember(folder: str, preparation: Preparation) -> None:
     with suppress(OSError):
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         with os.fdopen(descriptor, "w", encoding="ascii") as output:
-            json.dump(preparation._asdict(), output)
+            output.write(preparation.encode())
         os.rename(fresh, path)
 
 
@@ -90,21 +82,29 @@ def recall(folder: str) -> Optional[Preparation]:
     try:
         descriptor = os.open(os.path.join(folder, NAME), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as kept:
-            told = json.loads(kept.read(LIMIT).decode("ascii"))
+            return _understood(kept.read(LIMIT).decode("ascii"))
+    except (OSError, ValueError):
+        return None
+
+
+def _understood(text: str) -> Optional[Preparation]:
+    try:
+        told = json.loads(text)
         path, env = told["path"], told["env"]
         if not isinstance(path, list) or not isinstance(env, dict):
             return None
         if not all(isinstance(text, str) for text in [*path, *env, *env.values()]):
             return None
         return Preparation(path, bool(told["first"]), env)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
-def _as_last_time(folder: str) -> Optional[Preloading]:
-    last = recall(folder)
-    if last is None:
-        return None
-    with suppress(OSError, ValueError):
-        return preload(loaded, folder, Setup(os.getpid(), last.path, last.first), {**os.environ, **last.env})
+def _preloading(folder: str, guesses: List[str]) -> Optional[Preloading]:
+    """A zygote as the last one was, or as the first of `guesses` (JSON of a `Preparation`) says."""
+    for likely in (recall(folder), *map(_understood, guesses)):
+        if likely is not None:
+            setup = Setup(os.getpid(), likely.path, likely.first)
+            with suppress(OSError, ValueError):
+                return preload(loaded, folder, setup, {**os.environ, **likely.env})
     return None

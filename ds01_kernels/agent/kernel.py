@@ -11,7 +11,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any, Dict, List
+from typing import Any, Dict, List, NamedTuple
 
 from . import previous, processes
 
@@ -28,6 +28,17 @@ READY = b"R"
 #: Seconds.
 ADOPTION_LIMIT = 5.0
 REQUEST_LIMIT = 60.0
+
+
+class Preparation(NamedTuple):
+    """Where ipykernel is, and the variables that a zygote is to have beside the agent's own."""
+
+    path: List[str]
+    first: bool
+    env: Dict[str, str]
+
+    def encode(self) -> str:
+        return json.dumps(self._asdict())
 
 
 @dataclass(frozen=True)

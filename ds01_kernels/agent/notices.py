@@ -1,4 +1,5 @@
-"""What a kernel does about packages when a cell has run, and the few lines that it says under it.
+"""What a kernel does about packages when a cell has run, and the few lines that it says under it: of them,
+and of what threatens its container.
 
 A cell must never fail or wait because of this: every hook is guarded, and a cell that has nothing to do with
 packages costs a few stats. What only other cells need is imported then.
@@ -15,6 +16,7 @@ import traceback
 from contextlib import suppress
 from typing import Any, Callable, Dict, List, Tuple
 
+from .alerts import Alerts
 from .changes import Change, Installed, normalised, replaced
 
 #: Where the agent reads what was typed; there is no such folder in containers that others have made.
@@ -56,6 +58,7 @@ class Notices:
 
     def __init__(self, shell: Any) -> None:
         self._shell = shell
+        self._alerts = Alerts()
         self._installed = Installed()
         self._has_pip = False
         self._replaced: Dict[str, Tuple[str, str, str]] = {}
@@ -81,6 +84,8 @@ class Notices:
         self._say_replaced()
         if self._elsewhere:
             self._say_elsewhere()
+        if alert := self._alerts.newest():
+            self._say(alert)
         error = getattr(result, "error_in_exec", None)
         if isinstance(error, ModuleNotFoundError):
             self._say_missing(error)

@@ -128,12 +128,6 @@ def end_orphans() -> None:
                     kill(process.pid)
 
 
-def others_run(title: str) -> bool:
-    """Whether another interpreter that `start_python` or a relay started under that title runs here."""
-    mark = ("# ds01 %s" % title).encode("ascii")
-    return any(mark in _read("/proc/%d/cmdline" % process.pid) for process in _others())
-
-
 def open_files() -> Set[str]:
     """The paths of all files that the other processes hold open."""
     found: Set[str] = set()

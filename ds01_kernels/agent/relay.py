@@ -10,9 +10,9 @@ from __future__ import annotations
 import fcntl
 import os
 import select
+import signal
 import socket
 import stat
-import subprocess
 import sys
 from contextlib import suppress
 from typing import Callable, Optional
@@ -43,10 +43,13 @@ def relay(read: Callable[[int], bytes], digest: str) -> None:
     pump(agent)
 
 
-def start_early(digest: str, program: bytes) -> None:
-    """Start the agent with the container, before a client asks for it."""
+def start_early(digest: str, program: bytes, guess: str) -> None:
+    """Start the agent with the container, before a client asks for it.
+
+    `guess` is what a client will tell it, as far as that is known (JSON of `kernel.Preparation`).
+    """
     path = os.path.join(private_folder(), digest + ".sock")
-    (connect(path) or start(path, program)).close()
+    (connect(path) or start(path, program, guess)).close()
 
 
 def private_folder() -> str:
@@ -77,35 +80,27 @@ def join(path: str) -> Optional[socket.socket]:
         return connect(path)
 
 
-def start(path: str, program: bytes) -> socket.socket:
+def start(path: str, program: bytes, *guesses: str) -> socket.socket:
     """Start the agent, detached; two relays at once start one."""
     with open(path + ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         agent = connect(path)
         if agent is not None:
             return agent
-        text = nameless(path + ".text", program)
         ready, told = os.pipe()
         # The agent shortens its log when it grows, so every write has to go to its end.
         log = os.open(path + ".log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-I", "-c"),
-                'exec(open(%d, encoding="utf-8").read()) # ds01 agent' % text,
-                *(path, str(told)),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            pass_fds=(text, told),
-            start_new_session=True,
-            cwd="/",
-        )
-        for descriptor in (text, told, log):
+        pid = os.fork()
+        if pid == 0:
+            for descriptor in (ready, lock.fileno()):
+                os.close(descriptor)
+            be_agent(log, program, path, str(told), *guesses)
+        for descriptor in (told, log):
             os.close(descriptor)
         answered = select.select([ready], [], [], START_LIMIT)[0]
         if not answered or os.read(ready, 1) != b"1":
-            process.kill()
+            with suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
             with open(path + ".log", errors="replace") as output:
                 raise RuntimeError("the agent did not start. " + output.read()[-2000:])
         os.close(ready)
@@ -115,14 +110,45 @@ def start(path: str, program: bytes) -> socket.socket:
     return agent
 
 
-def nameless(path: str, content: bytes) -> int:
-    """A descriptor at the start of a file without a name. Some Pythons are built without memfd_create(2)."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
-    os.remove(path)
-    with os.fdopen(os.dup(descriptor), "wb") as output:
-        output.write(content)
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    return descriptor
+def be_agent(log: int, program: bytes, *arguments: str) -> None:
+    """Be a process of its own, and the agent to its end.
+
+    In this interpreter, which would be the same: another one takes as long to start as all the rest.
+    """
+    code = 1
+    try:
+        os.setsid()
+        os.chdir("/")
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        for descriptor, own in ((nothing, 0), (log, 1), (log, 2)):
+            os.dup2(descriptor, own)
+        for descriptor in (nothing, log):
+            os.close(descriptor)
+        entitle("# ds01 agent")
+        sys.argv = ["agent", *arguments]
+        exec(program, {"__name__": "__main__"})  # noqa: S102 - it is ours
+        code = 0
+    except BaseException:
+        import traceback  # not for every relay
+
+        traceback.print_exc()
+    finally:
+        with suppress(Exception):
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def entitle(title: str) -> None:
+    """What `ps` and /proc show this process as, in the place of its arguments (proc(5), arg_start)."""
+    import ctypes  # not for every relay
+
+    with suppress(OSError, ValueError, IndexError):
+        with open("/proc/self/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        start, size = int(fields[45]), int(fields[46]) - int(fields[45])
+        # Without the right to know them they are 0.
+        if start > 0 and size > 0:
+            ctypes.memmove(start, title.encode("ascii").ljust(size, b"\0")[: size - 1] + b"\0", size)
 
 
 def pump(agent: socket.socket) -> None:

@@ -11,8 +11,8 @@ from dataclasses import asdict
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set, Tuple
 
 from . import processes
-from .begin import Preloading, Preparation, preload, python, remember
-from .kernel import PID, Request, Setup, is_start_bound
+from .begin import Preloading, preload, python, remember
+from .kernel import PID, Preparation, Request, Setup, is_start_bound
 from .paths import kernel_path, user_site
 from .room import Room
 from .spare import can_follow, is_init_bound

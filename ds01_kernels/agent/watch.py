@@ -17,7 +17,7 @@ import time
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from . import logs, paths
-from .asked import Asked
+from .asked import Asked, make_report
 from .packages import Package, list_packages
 from .protocol import MAX_FRAME
 from .survey import markers
@@ -48,6 +48,7 @@ class PackageWatch:
     """`on_change` is called on the loop when the packages differ from those at its last call, or at start."""
 
     def __init__(self, folder: str, on_change: Callable[[], None]) -> None:
+        make_report(NOTES)
         self._asked = Asked(NOTES, folder)
         self._on_change = on_change
         self._loop = asyncio.get_event_loop()

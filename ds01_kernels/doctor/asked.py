@@ -73,7 +73,10 @@ def gpus(facts: Facts) -> Iterator[Finding]:
     wanted, host = facts.settings, facts.engine
     if not isinstance(wanted, Settings) or not isinstance(host, EngineInfo):
         return
-    if wanted.gpus is None:
+    if host.deployer:
+        asked = "1 GPU" if wanted.gpus is None else _words(wanted.gpus) if wanted.gpus else "no GPU"
+        yield Finding("gpus", "ok", f"DS01 is asked for {asked}.")
+    elif not wanted.gpus:
         yield Finding("gpus", "ok", "No GPUs are asked for.")
     elif "gpus" in host.cannot:
         yield Finding(

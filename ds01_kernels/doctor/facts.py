@@ -10,13 +10,14 @@ import os
 import shutil
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, ParamSpec, TypeVar
 
 from ds01_kernels import containers, elsewhere, images, ipykernel_store
 from ds01_kernels.connection import SOCKETS, SocketDirectory, check_private, run_root
+from ds01_kernels.ds01_host import DEPLOY, RETIRE, Commands
 from ds01_kernels.engine import ContainerInfo, Engine, EngineInfo, ImageInfo
 from ds01_kernels.errors import BadInputError, Ds01Error, NoSuchProjectError
 from ds01_kernels.machine import available_memory
@@ -28,7 +29,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 #: The commands with which DS01 makes and removes containers.
-WRAPPERS = ("container-deploy", "container-retire")
+WRAPPERS = (DEPLOY, RETIRE)
 
 #: What a file system may hold that kernels need.
 THE_PROJECT, THE_SOCKETS, THE_IMAGES = "the project", "the kernels' sockets", "the engine's images"
@@ -60,13 +61,15 @@ class Disk:
 
 @dataclass(frozen=True)
 class Host:
-    """This machine. `memory`: bytes that programs can still get; `wrappers`: DS01's commands on the PATH."""
+    """This machine. `memory`: bytes that programs can still get; `wrappers`: DS01's commands on the PATH;
+    `ds01`: those that make the containers, if they do."""
 
     sockets: Path | Ds01Error
     store: Path | Ds01Error
     disks: tuple[Disk, ...] = ()
     memory: int | None = None
     wrappers: tuple[str, ...] = ()
+    ds01: Commands | None = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,10 @@ async def gather(workbench: Workbench, name: str) -> Facts:
     engine = await _attempt(workbench.engine.info())
     if isinstance(engine, EngineInfo) and isinstance(project, Project):
         known |= await _contained(workbench, project, known["settings"])
+    commands = _attempted(workbench.ds01_commands)
     host = await asyncio.to_thread(_host, project, engine)
+    if isinstance(commands, Commands):
+        host = replace(host, ds01=commands)
     return Facts(name=name, project=project, host=host, engine=engine, **known)
 
 

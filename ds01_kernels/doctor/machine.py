@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ds01_kernels.doctor.facts import THE_IMAGES, THE_PROJECT, THE_SOCKETS, Disk, Facts, Inside
 from ds01_kernels.doctor.finding import Finding, failed, size
+from ds01_kernels.ds01_host import Commands
 from ds01_kernels.engine import EngineInfo
 from ds01_kernels.errors import Ds01Error
 from ds01_kernels.settings import Settings
@@ -92,13 +93,38 @@ def _is_apart(facts: Facts) -> bool:
 
 
 def ds01(facts: Facts) -> Iterator[Finding]:
-    if facts.host.wrappers:
+    host = facts.host
+    if host.ds01 is not None:
+        yield from _beside_ds01(facts, host.ds01)
+    elif len(host.wrappers) == 1:
+        message = f"Of DS01's commands only {host.wrappers[0]} is on the PATH, so they make no containers."
+        remedy = "Correct the PATH of the server, or name both commands in the settings."
+        yield Finding("ds01", "warning", message, remedy)
+    elif host.wrappers:
         message = (
-            f"DS01 is installed on this machine ({', '.join(facts.host.wrappers)}): "
-            "it accounts for the GPUs of containers that it makes itself."
+            f"DS01 is installed on this machine ({', '.join(host.wrappers)}), and the settings keep its "
+            "commands from making the containers: it knows nothing of their GPUs."
         )
-        remedy = "If kernels get no GPU, ask the administrator which of the two is to make the container."
+        remedy = "Take Workbench.deploy_command and Workbench.retire_command out of the settings."
         yield Finding("ds01", "notice", message, remedy)
+
+
+def _beside_ds01(facts: Facts, commands: Commands) -> Iterator[Finding]:
+    if not commands.docker:
+        message = "There is no docker on the PATH: with DS01, what changes containers goes through its own."
+        yield Finding("ds01", "error", message, "Start the server with the PATH that you have in a terminal.")
+        return
+    found = f"{commands.deploy}, {commands.retire} and {commands.docker}"
+    message = f"DS01 makes and removes the containers here, with {found}."
+    settings = facts.settings
+    unused = []
+    if isinstance(settings, Settings):
+        usual = Settings(shm_size=settings.shm_size)
+        names = ("memory", "cpus", "pids_limit", "network", "mounts")
+        unused = [name for name in names if getattr(settings, name) != getattr(usual, name)]
+    if unused:
+        message += f" It decides on {', '.join(unused)}: what the settings say of that is of no effect."
+    yield Finding("ds01", "notice", message)
 
 
 def host_python(facts: Facts, notebooks: Sequence[str]) -> Iterator[Finding]:

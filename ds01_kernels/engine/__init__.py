@@ -155,7 +155,9 @@ class EngineInfo:
     `rootless`: uid 0 in a container is not uid 0 on the host (rootless, or user namespaces): files of the
     project belong to the user only when the container runs as 0:0. `local`: the engine sees this machine's
     file system. `data_root`: the directory, on the engine's machine, of its images and containers; empty when
-    it is not known.
+    it is not known. `deployer`: the command that makes a project's one container here, in a way of its own:
+    of its `ContainerSpec` the name, the image, GPUs and the folder at ``/workspace`` count, it runs when
+    `create` returns, and no other container can get its name afterwards; empty: there is none.
     """
 
     name: str
@@ -167,6 +169,7 @@ class EngineInfo:
     memory: int = 0
     cannot: Mapping[str, str] = field(default_factory=dict)
     data_root: str = ""
+    deployer: str = ""
 
 
 @dataclass(frozen=True)
@@ -185,7 +188,10 @@ class ImageInfo:
 
 @dataclass(frozen=True)
 class ContainerInfo:
-    """`memory` in bytes and `gpus` are what it was made with; None: no limit of its own, and no GPU."""
+    """`memory` in bytes and `gpus` are what it was made with; None: no limit of its own, and no GPU.
+
+    `mounts` are directories of the engine's machine, by where they are in the container.
+    """
 
     id: str
     name: str
@@ -198,6 +204,7 @@ class ContainerInfo:
     started: datetime | None = None
     memory: int | None = None
     gpus: GpuRequest | None = None
+    mounts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def running(self) -> bool:
@@ -215,10 +222,13 @@ class Mount:
 
 @dataclass(frozen=True)
 class GpuRequest:
-    """`count` GPUs (-1: all), or the ones named in `ids` (index, UUID or MIG UUID)."""
+    """`count` GPUs (-1: all), or the ones named in `ids` (index, UUID or MIG UUID). False: expressly none."""
 
     count: int = 0
     ids: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self.count != 0 or bool(self.ids)
 
 
 @dataclass(frozen=True)

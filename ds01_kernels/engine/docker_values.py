@@ -62,6 +62,11 @@ def container_info(answer: Answer) -> ContainerInfo:
         started=_moment(state.get("StartedAt")),
         memory=int(host.get("Memory") or 0) or None,
         gpus=_gpus(host.get("DeviceRequests")),
+        mounts={
+            str(mount.get("Destination")): str(mount.get("Source"))
+            for mount in answer.get("Mounts") or ()
+            if mount.get("Type") == "bind"
+        },
     )
 
 
@@ -159,7 +164,7 @@ def _host_settings(spec: ContainerSpec, default_log_driver: str) -> dict[str, An
         # Docker's default keeps everything for ever.
         limits = {"max-size": "10m", "max-file": "2"}
         settings["log_config"] = LogConfig(type=LogConfig.types.JSON, config=limits)
-    if spec.gpus is not None:
+    if spec.gpus:
         # Docker takes a count or names, never both.
         chosen = {"device_ids": list(spec.gpus.ids)} if spec.gpus.ids else {"count": spec.gpus.count}
         settings["device_requests"] = [DeviceRequest(capabilities=[["gpu"]], **chosen)]

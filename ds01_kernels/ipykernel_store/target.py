@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 from packaging.tags import Tag, compatible_tags, cpython_tags
 
@@ -39,6 +40,17 @@ class Target:
     libc: str
     libc_version: tuple[int, int]
     machine: str
+
+    @classmethod
+    def of(cls, survey: Mapping[str, Any]) -> Target:
+        """From what the agent says of its interpreter (`agent.survey`)."""
+        return cls(
+            version=tuple(survey["version"][:2]),
+            implementation=survey["implementation"],
+            libc=survey["libc"],
+            libc_version=tuple(survey["libc_version"]),
+            machine=survey["machine"],
+        )
 
     def __post_init__(self) -> None:
         if not (_is_pair(self.version) and _OLDEST <= self.version <= _NEWEST):

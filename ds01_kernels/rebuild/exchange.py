@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 
@@ -32,17 +32,23 @@ class Exchanges:
         self._engine = engine
         self._journals = journals
 
-    async def carry_out(self, project: Project, exchange: Exchange) -> None:
+    async def carry_out(
+        self, project: Project, exchange: Exchange, then: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         """Exchange them, or leave all as it was. Raises `ConflictError` when the file was changed, or
         `Ds01Error`.
 
-        Where there is an old container the journal stays, until its kernels have been told.
+        `then` is awaited when the file and the images are exchanged, as a part of it: of one that is
+        `in_place` it replaces the container. Where there is an old container the journal stays, until its
+        kernels have been told.
         """
         exchange = replace(exchange, direction="forward")
         await self._journals.note(project, exchange)
         try:
             await asyncio.to_thread(replace_text, project, exchange.file, exchange.before, exchange.after)
             await self._forward(project, exchange)
+            if then is not None:
+                await then()
         except Exception as error:
             await self._undo(project, replace(exchange, direction="back"), error)
             raise
@@ -117,7 +123,7 @@ class Exchanges:
             await engine.tag(exchange.new_image, latest)
         if exchange.candidate:
             await engine.remove_image(exchange.candidate)
-        if exchange.old_container is not None:
+        if exchange.old_container is not None and not exchange.in_place:
             await self._rename(exchange.old_container, f"{name}.old-{exchange.id}")
         if exchange.new_container is not None:
             await engine.rename(exchange.new_container, name)
@@ -155,7 +161,7 @@ class Exchanges:
         latest, name = project.image_name(uid), project.container_name(uid)
         if exchange.new_container is not None:
             await self._rename(exchange.new_container, _next(project, exchange))
-        if exchange.old_container is not None:
+        if exchange.old_container is not None and not exchange.in_place:
             await self._rename(exchange.old_container, name)
         if exchange.candidate and exchange.new_image is not None:
             # Or the last tag would go, and the image of a running container with it.

@@ -23,7 +23,8 @@ class Exchange:
     ids.
 
     None stands for what there was not. `candidate` is the tag of the new image while it is on trial.
-    `kernels`: the processes that may be restarted; None: all.
+    `kernels`: the processes that may be restarted; None: all. `in_place`: the old container is removed before
+    there is a new one, which whoever uses the project next has made.
     """
 
     id: str
@@ -38,6 +39,7 @@ class Exchange:
     candidate: str = ""
     kernels: frozenset[str] | None = None
     direction: Direction = "trying"
+    in_place: bool = False
 
     def as_json(self) -> dict[str, Any]:
         kernels = None if self.kernels is None else sorted(self.kernels)
@@ -60,6 +62,7 @@ class Exchange:
             candidate=_text(given, "candidate"),
             kernels=_kernels(given.get("kernels")),
             direction=given.get("direction", ""),
+            in_place=given.get("in_place") is True,
         )
         if not re.fullmatch(r"[0-9a-f]{8}", found.id) or found.direction not in get_args(Direction):
             raise ValueError("it is no journal of an exchange")

@@ -14,7 +14,7 @@ from .. import containers, images
 from ..agent_client import Agent
 from ..drifts import Drifts
 from ..engine import ContainerInfo, Engine, EngineInfo
-from ..errors import ConflictError, Ds01Error
+from ..errors import Ds01Error
 from ..launch import STOP_GRACE, Launcher
 from ..projects import Project
 from ..settings import Settings
@@ -22,6 +22,7 @@ from .checking import check
 from .exchange import Exchanges
 from .journal import Exchange, Journals
 from .phases import Report, Step
+from .redeployment import Redeployment, check_consent, tell
 
 log = logging.getLogger("ds01_kernels")
 
@@ -69,11 +70,36 @@ class Swaps:
         host: EngineInfo | None = None,
     ) -> None:
         """The new container beside the old one, and then in its place. `host`: the engine, if known."""
+        host = host or await self._engine.info()
+        if host.deployer:
+            await self._swap_redeployed(project, exchange, wanted, report, host)
+            return
         if await self.stops_first(project):
             await self._swap_stopped(project, exchange, wanted, report, host)
             return
         exchange = await self._try(project, exchange, wanted, report, host)
         await through(self._swap_beside(project, exchange, report))
+
+    async def _swap_redeployed(
+        self,
+        project: Project,
+        exchange: Exchange,
+        wanted: Sequence[str],
+        report: Report,
+        host: EngineInfo,
+    ) -> None:
+        """The same where a command makes the container, which can only be done when the old one is gone."""
+        old = await containers.find(self._engine, project)
+        await check_consent(self._launcher, old, exchange.kernels)
+        exchange = await self._try(project, exchange, wanted, report, host)
+        redeployment = Redeployment(self._launcher, self._drifts, project, exchange)
+        await redeployment.end_trial()
+        report(Step("swap"))
+        async with self._launcher.locks.hold(project.path):
+            await through(redeployment.carry_out(self.carry_out))
+            await self._journals.forget(project)
+        report(Step("restart"))
+        await self._look_again(project)
 
     async def _swap_beside(self, project: Project, exchange: Exchange, report: Report) -> None:
         report(Step("swap"))
@@ -96,8 +122,7 @@ class Swaps:
         async with self._launcher.locks.hold(project.path):
             old = await containers.find(self._engine, project)
             was_running = old is not None and old.running
-            if old is not None and was_running:
-                await self._check_consent(old, exchange.kernels)
+            await check_consent(self._launcher, old, exchange.kernels)
             try:
                 if old is not None:
                     await through(self._engine.stop(old.id, STOP_GRACE))
@@ -111,16 +136,6 @@ class Swaps:
         report(Step("restart"))
         await asyncio.gather(self._leave(project, old, exchange.kernels), self._look_again(project))
 
-    async def _check_consent(self, old: ContainerInfo, kernels: frozenset[str] | None) -> None:
-        async with self._launcher.visit(old) as agent:
-            others = await agent.kernels() - kernels if kernels is not None else frozenset()
-        if others:
-            raise ConflictError(
-                f"{len(others)} more kernel{'s' if len(others) > 1 else ''} would end, since the old "
-                "container has to be stopped first.",
-                remedy="Agree to the restart of all kernels, or shut those down.",
-            )
-
     async def _start_again(self, project: Project, old: ContainerInfo) -> None:
         try:
             await self._exchanges.settle(project, back=True)
@@ -132,8 +147,10 @@ class Swaps:
     async def stops_first(self, project: Project) -> str:
         """Why the old container has to be stopped before the new one starts, which ends all kernels; else
         empty."""
+        if (await self._engine.info()).deployer:
+            return "DS01 makes the containers here, and a project has one"
         settings = await asyncio.to_thread(self._settings, project)
-        if settings.gpus is not None and self._exclusive_gpus:
+        if settings.gpus and self._exclusive_gpus:
             return "its GPUs can be in one container only"
         memory = await asyncio.to_thread(self._memory)
         if memory is not None and memory < MEMORY_FOR_BOTH and (await self._engine.info()).local:
@@ -173,20 +190,23 @@ class Swaps:
         else:
             yield None
 
-    async def carry_out(self, project: Project, exchange: Exchange) -> ContainerInfo | None:
-        """The container that the new one took the place of."""
+    async def carry_out(
+        self, project: Project, exchange: Exchange, then: Callable[[], Awaitable[None]] | None = None
+    ) -> ContainerInfo | None:
+        """The container that the new one took the place of; `then` as in `Exchanges.carry_out`."""
         latest = project.image_name(os.getuid())
         image, older = await asyncio.gather(
             self._engine.image(latest), self._engine.image(images.beside(latest, "previous"))
         )
-        old = await containers.find(self._engine, project) if exchange.new_container else None
+        has_new = exchange.new_container or exchange.in_place
+        old = await containers.find(self._engine, project) if has_new else None
         exchange = replace(
             exchange,
             old_image=image.id if image else None,
             older_image=older.id if older else None,
             old_container=old.id if old else None,
         )
-        await self._exchanges.carry_out(project, exchange)
+        await self._exchanges.carry_out(project, exchange, then)
         return old
 
     async def tell(self, exchange: Exchange) -> None:
@@ -199,10 +219,11 @@ class Swaps:
         try:
             info = await self._engine.container(exchange.old_container)
             if info is not None and info.running:
-                async with self._launcher.visit(info) as agent:
-                    agent.replaced(exchange.kernels)
-                    await agent.kernels()
-            await self._launcher.retire_if_idle(exchange.old_container)
+                await tell(self._launcher, info, exchange.kernels)
+            if exchange.in_place and info is not None:
+                await containers.retire(self._engine, info)
+            elif not exchange.in_place:
+                await self._launcher.retire_if_idle(exchange.old_container)
         except Ds01Error as error:
             log.info("Kernels of a container that was replaced were not told: %s", error)
 

@@ -5,7 +5,7 @@ import type { IJob, IProject, IProjectsModel } from './tokens';
 import { CommandIDs } from './tokens';
 import { total } from './words';
 
-/** One notification for each loss. */
+/** One notification for each loss, until it is made good, here or on another page. */
 export class LostNotes {
   constructor(
     private readonly model: IProjectsModel,
@@ -18,6 +18,9 @@ export class LostNotes {
       const count = total(project.lost);
       const told = this._told.get(project.name) ?? 0;
       this._told.set(project.name, count);
+      if (count > told || count === 0) {
+        this.dismiss(project);
+      }
       if (count > told) {
         this.tell(project, count);
       }
@@ -33,13 +36,22 @@ export class LostNotes {
       project
     );
     const restore = () => commands.execute(CommandIDs.restore, { project });
-    Notification.warning(message, {
+    const id = Notification.warning(message, {
       autoClose: false,
       actions: [
         { label: trans.__('Restore'), callback: () => void restore() },
         { label: trans.__('Make Permanent'), callback: () => void this.restoreAndRebuild(project, restore) }
       ]
     });
+    this._shown.set(project, id);
+  }
+
+  private dismiss({ name }: IProject): void {
+    const id = this._shown.get(name);
+    if (id !== undefined) {
+      this._shown.delete(name);
+      Notification.dismiss(id);
+    }
   }
 
   /** What was lost has to be there again before a rebuild can write it. */
@@ -72,4 +84,5 @@ export class LostNotes {
   }
 
   private readonly _told = new Map<string, number>();
+  private readonly _shown = new Map<string, string>();
 }
