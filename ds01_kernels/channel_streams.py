@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from .agent import protocol
 from .agent.streams import Stream, StreamError, Streams
 from .connection import PORTS, LocalSockets
 from .errors import ProtocolError
+
+log = logging.getLogger("ds01_kernels")
 
 
 @dataclass(frozen=True)
@@ -71,16 +74,12 @@ class ChannelStreams:
             raise _broken(error) from error
 
     def resume(self, offsets: Mapping[str, Any]) -> None:
-        """Go on with the streams that the agent still has; whoever uses another one has to connect again.
-
-        Raises `ProtocolError`.
-        """
+        """Go on with the streams that the agent still has; whoever uses another one has to connect again."""
         try:
             self.streams.resume(offsets)
         except StreamError as error:
-            # As after the loss of that agent.
+            log.warning("%s", _broken(error))
             self.streams.close()
-            raise _broken(error) from error
 
     def close(self) -> None:
         for process in list(self._listening):

@@ -7,7 +7,7 @@ import asyncio
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from .agent_client import Agent
@@ -75,9 +75,11 @@ class _Mark:
             ) from error
 
     def remove(self) -> None:
-        if self._made:
-            with _opened(self._folder) as folder:
-                os.unlink(self._made, dir_fd=folder)
+        # Kernels in the container may have removed it, or moved the folder.
+        with suppress(OSError):
+            if self._made:
+                with _opened(self._folder) as folder:
+                    os.unlink(self._made, dir_fd=folder)
 
 
 @contextmanager

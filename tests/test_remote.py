@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import ProjectFolder
+from conftest import ProjectFolder, with_engine
 from live import (
     LiveKernel,
     Site,
@@ -148,8 +148,20 @@ def test_a_kernel_by_ssh(remote: Remote, folder: Path) -> None:
             kernel.restart()
             assert kernel.run("print('again')") == "again\n"
         nothing_left(remote.site, remote.project)
+        _by_context(server.address(remote.daemon), folder)
         _says_why_not(remote, server)
     until(lambda: not [child for child in psutil.Process().children() if child.name() == "ssh"])
+
+
+def _by_context(address: str, folder: Path) -> None:
+    (folder / "config.json").write_text("{}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DOCKER_CONFIG", str(folder))
+        patch.delenv("DOCKER_HOST")
+        command = ["docker", "context", "create", "far", "--docker", f"host={address}"]
+        subprocess.run(command, check=True, capture_output=True)
+        patch.setenv("DOCKER_CONTEXT", "far")
+        assert not with_engine(lambda engine: engine.info()).local
 
 
 def _says_why_not(remote: Remote, server: SshServer) -> None:
