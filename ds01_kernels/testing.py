@@ -181,6 +181,7 @@ class FakeEngine:
             made,
             memory=spec.memory,
             gpus=spec.gpus,
+            cpus=spec.cpus,
         )
         self._containers[spec.name] = _Container(spec, info, dict(self._image_files[image_id]))
         return info

@@ -155,7 +155,7 @@ class EngineInfo:
     `rootless`: uid 0 in a container is not uid 0 on the host (rootless, or user namespaces): files of the
     project belong to the user only when the container runs as 0:0. `local`: the engine sees this machine's
     file system. `data_root`: the directory, on the engine's machine, of its images and containers; empty when
-    it is not known.
+    it is not known. `why`: a sentence for why it is this engine, where one was chosen.
     """
 
     name: str
@@ -167,6 +167,7 @@ class EngineInfo:
     memory: int = 0
     cannot: Mapping[str, str] = field(default_factory=dict)
     data_root: str = ""
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ class ImageInfo:
 
 @dataclass(frozen=True)
 class ContainerInfo:
-    """`memory` in bytes and `gpus` are what it was made with; None: no limit of its own, and no GPU."""
+    """`memory` (bytes), `cpus` and `gpus` are what it was made with; None: no limit of its own, no GPU."""
 
     id: str
     name: str
@@ -198,6 +199,7 @@ class ContainerInfo:
     started: datetime | None = None
     memory: int | None = None
     gpus: GpuRequest | None = None
+    cpus: float | None = None
 
     @property
     def running(self) -> bool:
