@@ -16,7 +16,14 @@ from pathlib import Path, PurePosixPath
 from .agent_stream import FIND_PYTHON, early_start
 from .connection import AGENT, SOCKETS, SocketDirectory
 from .engine import ContainerFile, ContainerInfo, ContainerSpec, Engine, EngineInfo, ImageInfo, Mount
-from .errors import ConflictError, ContainerExitedError, Ds01Error, KernelsRunningError, NotBuiltError
+from .errors import (
+    ConflictError,
+    ContainerExitedError,
+    Ds01Error,
+    KernelsRunningError,
+    NotBuiltError,
+    SettingError,
+)
 from .projects import Project
 from .settings import Settings
 from .unreachable import why_ended
@@ -191,8 +198,9 @@ def outdated(info: ContainerInfo, image: ImageInfo | None, settings: Settings | 
 
 def _digest(settings: Settings) -> str:
     given = asdict(settings)
-    # Where packages are saved, and what a build may read, says nothing about the container.
-    del given["packages"], given["build_secrets"]
+    # Where packages are saved, what a build may read, and which engine it has to be, says nothing about the
+    # container.
+    del given["packages"], given["build_secrets"], given["engine"]
     return hashlib.sha256(json.dumps(given, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -227,9 +235,16 @@ async def create(
 ) -> ContainerInfo:
     """Make a container of that image: the project's one, or one beside it whose name ends in `beside`.
 
-    `host` is what the engine is, where that is known. Raises `EngineError`.
+    `host` is what the engine is, where that is known. Raises `EngineError`, and `SettingError` when the
+    project wants another engine.
     """
     host = host or await engine.info()
+    if settings.engine not in ("auto", host.name):
+        raise SettingError(
+            f"Project {project.name} wants {settings.engine}, and its containers would be {host.name}'s.",
+            remedy="Take `engine` out of [tool.ds01] in its pyproject.toml, or have the administrator set "
+            "Workbench.engine.",
+        )
     sockets = SocketDirectory.new() if host.local else None
     person = person_in(host)
     try:

@@ -30,6 +30,7 @@ from .project_files import read_text
 from .projects import Project, Projects, discover
 from .rebuild import Journals, Rebuilds
 from .records import Records
+from .setting_values import parse_engine
 from .settings import MOST_BYTES, Settings, with_project
 
 T = TypeVar("T")
@@ -118,18 +119,21 @@ class Workbench(Options):
         return with_project(admin, self._ceiling(admin), text, str(project.path / "pyproject.toml"))
 
     @property
-    def engine(self) -> Engine:
+    def chosen_engine(self) -> Engine:
+        """What runs the containers: found as `engine` says, at the first call that needs it."""
         if self._engine is None:
-            from .engine.docker import DockerEngine
+            from .engine.choosing import ChosenEngine
 
-            self._engine = DockerEngine(timeout=self.engine_timeout)
+            self._engine = ChosenEngine(
+                parse_engine(self._where("engine"), self.engine), timeout=self.engine_timeout
+            )
         return self._engine
 
     @property
     def launcher(self) -> Launcher:
         if self._launcher is None:
             identity = Identity(f"{os.getpid()}-{secrets.token_hex(8)}", self.owner, self.orphan_grace)
-            self._launcher = launcher = Launcher(self.engine, self.settings, identity)
+            self._launcher = launcher = Launcher(self.chosen_engine, self.settings, identity)
             launcher.changed = self.emit
             launcher.replaced = self._replaced
             launcher.idling.seconds = self.idle_stop

@@ -44,7 +44,7 @@ LAYERS = (
     {"images", "build_text"},
     {"creating"},
     {"launch", "idling", "jobs", "explaining", "predecessor", "reconnecting"},
-    {"drifts", "installing", "housekeeping"},
+    {"drifts", "installing", "housekeeping", "nodes"},
     {"rebuild"},
     {"workbench"},
     {"status", "doctor", "terminal", "container_jobs", "package_jobs"},
@@ -175,7 +175,9 @@ def test_only_the_docker_engine_knows_docker(path: Path) -> None:
     if path.parent == PACKAGE / "engine" and path.name.startswith(("docker", "podman")):
         return
     for found in imports(path):
-        assert found.top != "docker", f"{where(path, found)}: only engine/docker*.py and podman*.py may import docker."
+        assert found.top != "docker", (
+            f"{where(path, found)}: only engine/docker*.py and podman*.py may import docker."
+        )
 
 
 AGENT_SOURCES = sorted((PACKAGE / "agent").rglob("*.py"))

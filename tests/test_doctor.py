@@ -484,10 +484,10 @@ async def built(engine: Engine, project: Project) -> None:
 def test_a_project_that_only_waits_for_its_first_kernel(workbench: Workbench, workspace: Path) -> None:
     project = make(workspace)
     assert bad(workbench) == [("image", "error")]
-    asyncio.run(built(workbench.engine, project))
+    asyncio.run(built(workbench.chosen_engine, project))
     assert bad(workbench) == [("container", "notice")]
     # Nothing was started to find that out.
-    assert asyncio.run(workbench.engine.containers({})) == []
+    assert asyncio.run(workbench.chosen_engine.containers({})) == []
 
 
 @pytest.mark.parametrize(
@@ -592,7 +592,7 @@ def test_an_engine_that_cannot_be_used_is_the_only_error(
 
 def test_the_image_is_measured_by_the_dockerfiles_text(workbench: Workbench, workspace: Path) -> None:
     project = make(workspace)
-    asyncio.run(built(workbench.engine, project))
+    asyncio.run(built(workbench.chosen_engine, project))
     later = datetime.now(UTC).timestamp() + 3600
     os.utime(project.dockerfile, (later, later))
     assert bad(workbench) == [("container", "notice")]

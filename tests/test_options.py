@@ -288,7 +288,7 @@ ORDER = (
     ),
     *("pids_limit", "mounts", "variables", "network", "python", "build_args", "build_secrets"),
     "project_settings",
-    *("image_name", "container_name", "engine_timeout", "build_timeout"),
+    *("image_name", "container_name", "engine", "engine_timeout", "build_timeout"),
 )
 
 TEMPLATE = """\

@@ -12,7 +12,12 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
+
+EngineName = Literal["auto", "docker", "podman"]
+
+#: What may be asked for; the first is: whatever there is.
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 
 
 class Engine(Protocol):
@@ -155,7 +160,8 @@ class EngineInfo:
     `rootless`: uid 0 in a container is not uid 0 on the host (rootless, or user namespaces): files of the
     project belong to the user only when the container runs as 0:0. `local`: the engine sees this machine's
     file system. `data_root`: the directory, on the engine's machine, of its images and containers; empty when
-    it is not known. `why`: a sentence for why it is this engine, where one was chosen.
+    it is not known. `why`: a sentence for why it is this engine, where one was chosen. `machine`: the name of
+    the engine's machine.
     """
 
     name: str
@@ -168,6 +174,7 @@ class EngineInfo:
     cannot: Mapping[str, str] = field(default_factory=dict)
     data_root: str = ""
     why: str = ""
+    machine: str = ""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Literal, get_args
 
 from ds01_kernels.engine import (
     BuildProgress,
@@ -18,6 +17,7 @@ from ds01_kernels.engine import (
     ContainerSpec,
     Engine,
     EngineInfo,
+    EngineName,
     ImageInfo,
     Stream,
 )
@@ -28,13 +28,10 @@ from ds01_kernels.engine.podman import PodmanEngine
 from ds01_kernels.engine.podman_service import has_program, offered, refusal
 from ds01_kernels.errors import EngineUnreachableError
 
-EngineName = Literal["auto", "docker", "podman"]
-ENGINES: tuple[EngineName, ...] = get_args(EngineName)
-
 
 @dataclass(frozen=True)
 class Choice:
-    """`why` is a sentence. `is_final`: for the life of this process; if false, it is to be looked for again."""
+    """`why` is a sentence. `is_final`: for the life of this process; if not, it is to be looked for again."""
 
     engine: Engine
     why: str

@@ -101,6 +101,7 @@ def engine_info(
         memory=int(info.get("MemTotal") or 0),
         cannot=_cannot(info, name, rootless, has_gpu_hook),
         data_root=str(info.get("DockerRootDir") or ""),
+        machine=str(info.get("Name") or ""),
     )
 
 
