@@ -135,6 +135,7 @@ BAD: dict[str, tuple[Any, ...]] = {
     "spare_kernels": (-1, 17, 1.5, "2", True),
     "exclusive_gpus": ("maybe", 2, None),
     "build_timeout": (float("nan"), float("inf"), -1, "x"),
+    "engine": (3, "", "swarm", "Docker", None),
     "engine_timeout": (0, float("nan"), float("inf"), -1, "x"),
     "pass_variables": (3, [3], [None]),
     "variables": ([1], {"A": 1}, {1: "A"}, {"A=B": "x"}, {"A": "\0"}),
