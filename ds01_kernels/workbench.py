@@ -8,6 +8,7 @@ import atexit
 import os
 import secrets
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -122,11 +123,10 @@ class Workbench(Options):
     def chosen_engine(self) -> Engine:
         """What runs the containers: found as `engine` says, at the first call that needs it."""
         if self._engine is None:
-            from .engine.choosing import ChosenEngine
+            from .engine.choosing import ChosenEngine, choose
 
-            self._engine = ChosenEngine(
-                parse_engine(self._where("engine"), self.engine), timeout=self.engine_timeout
-            )
+            name = parse_engine(self._where("engine"), self.engine)
+            self._engine = ChosenEngine(partial(choose, name, self.engine_timeout))
         return self._engine
 
     @property

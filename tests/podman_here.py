@@ -14,7 +14,6 @@ from pathlib import Path
 
 import docker
 import pytest
-from conftest import BASE_IMAGE
 
 from ds01_kernels.engine import podman_service
 from ds01_kernels.engine.docker_connection import RAISED, connect
@@ -23,6 +22,9 @@ from ds01_kernels.errors import Ds01Error
 #: Seconds for what takes one or two on an idle machine.
 LIMIT = 60.0
 
+#: Holds the address of a podman that runs, for tests that another test starts.
+GIVEN = "DS01_TEST_PODMAN"
+
 _PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 
 
@@ -30,13 +32,8 @@ _PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin
 class Podman:
     """`variables` lead every podman and every process of ours to it; `address` is that of its service."""
 
-    folder: Path
+    address: str
     variables: Mapping[str, str]
-    command: Sequence[str] = ()
-
-    @property
-    def address(self) -> str:
-        return f"unix://{self.folder}/s.sock"
 
     @property
     def env(self) -> dict[str, str]:
@@ -50,7 +47,7 @@ class Podman:
     def run(self, *words: str) -> str:
         """What podman prints."""
         return subprocess.run(
-            [*self.command, *podman_service.command(), *words],
+            [*podman_service.command(), *words],
             env=self.env,
             cwd="/",
             check=True,
@@ -72,8 +69,14 @@ def why_not() -> str:
 
 
 @contextmanager
-def a_podman(images: Sequence[str] = (BASE_IMAGE,)) -> Iterator[Podman]:
-    """Root's podman, with a service that runs and has these images. Skips where there cannot be one."""
+def a_podman(images: Sequence[str]) -> Iterator[Podman]:
+    """Root's podman, with a service that runs and has these images. Skips where there cannot be one.
+
+    Where the variable `GIVEN` is set: the one that it names.
+    """
+    if address := os.environ.get(GIVEN):
+        yield Podman(address, {})
+        return
     if missing := why_not():
         pytest.skip(missing)
     # Short, as sockets want it.
@@ -86,10 +89,10 @@ def a_podman(images: Sequence[str] = (BASE_IMAGE,)) -> Iterator[Podman]:
         "CONTAINERS_STORAGE_CONF": str(folder / "storage.conf"),
         "CONTAINER_HOST": f"unix://{folder}/s.sock",
     }
-    podman = Podman(folder, variables)
+    podman = Podman(variables["CONTAINER_HOST"], variables)
     try:
-        with a_service(podman):
-            load(podman, images)
+        with a_service(podman, folder / "log"):
+            load(podman.address, images)
             try:
                 yield podman
             finally:
@@ -101,11 +104,11 @@ def a_podman(images: Sequence[str] = (BASE_IMAGE,)) -> Iterator[Podman]:
 
 
 @contextmanager
-def a_service(podman: Podman, user: Sequence[str] = ()) -> Iterator[None]:
-    """Its service, while this lasts; `user` is what a command of its user has to begin with."""
-    with (podman.folder / "log").open("ab") as log:
+def a_service(podman: Podman, log_file: Path) -> Iterator[None]:
+    """Its service, while this lasts."""
+    with log_file.open("ab") as log:
         process = subprocess.Popen(
-            [*user, *podman_service.command(), "system", "service", "--time=0", podman.address],
+            [*podman_service.command(), "system", "service", "--time=0", podman.address],
             env=podman.env,
             cwd="/",
             stdin=subprocess.DEVNULL,
@@ -115,7 +118,7 @@ def a_service(podman: Podman, user: Sequence[str] = ()) -> Iterator[None]:
     try:
         deadline = time.monotonic() + LIMIT
         while podman_service.refusal(podman.address):
-            said = (podman.folder / "log").read_text(errors="replace")[-4000:]
+            said = log_file.read_text(errors="replace")[-4000:]
             assert process.poll() is None, f"the service ended:\n{said}"
             assert time.monotonic() < deadline, f"the service does not answer:\n{said}"
             time.sleep(0.02)
@@ -129,16 +132,16 @@ def a_service(podman: Podman, user: Sequence[str] = ()) -> Iterator[None]:
             process.wait()
 
 
-def load(podman: Podman, images: Sequence[str]) -> None:
-    """Copy these images from the engine that the tests use."""
+def load(address: str, images: Sequence[str]) -> None:
+    """Copy these images from the engine that the tests use to the podman there."""
     try:
         source = connect(LIMIT)
     except (*RAISED, Ds01Error) as error:
         pytest.skip(f"there is no engine to copy {' and '.join(images)} from: {error}")
-    here = docker.APIClient(podman.address, timeout=int(LIMIT))
+    here = docker.APIClient(address, timeout=int(LIMIT))
     try:
         for reference in images:
-            with tempfile.TemporaryFile(dir=podman.folder) as archive:
+            with tempfile.TemporaryFile() as archive:
                 for chunk in source.get_image(reference):
                     archive.write(chunk)
                 archive.seek(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import docker
 import pytest
 from docker_clients import use_client
-from podman_here import Podman, a_podman
+from podman_here import Podman
 
 from ds01_kernels.engine import (
     BuildProgress,
@@ -100,12 +100,6 @@ def remove_remains(mark: str) -> None:
     client = docker.from_env().api
     for image in client.images(filters={"label": f"{LABEL}={mark}", "dangling": True}):
         client.remove_image(image["Id"])
-
-
-@pytest.fixture(scope="module")
-def podman(engine_available: None) -> Iterator[Podman]:
-    with a_podman() as podman:
-        yield podman
 
 
 @pytest.fixture

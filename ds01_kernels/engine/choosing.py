@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -38,8 +38,11 @@ class Choice:
     is_final: bool = True
 
 
-def choose(name: EngineName, timeout: float) -> Choice:
-    """Blocks. Raises `EngineUnreachableError` when there is none, with what to install."""
+def choose(name: EngineName, timeout: float, *, usual: str = DEFAULT_ADDRESS) -> Choice:
+    """The engine of that name. `usual` is where Docker is when nobody says otherwise.
+
+    Blocks. Raises `EngineUnreachableError` when there is none, with what to install.
+    """
     if name == "podman":
         return Choice(PodmanEngine(timeout=timeout), "Workbench.engine says podman.")
     if name == "docker":
@@ -50,10 +53,11 @@ def choose(name: EngineName, timeout: float) -> Choice:
     named = address()
     if named != DEFAULT_ADDRESS:
         return _docker(timeout, f"The current docker context has the address {named}.")
-    said = refusal(named)
+    path = usual.removeprefix("unix://")
+    said = refusal(usual)
     if not said:
-        return _docker(timeout, f"Docker's socket {named.removeprefix('unix://')} answers.")
-    without = f"Docker does not answer at {named.removeprefix('unix://')} ({said})"
+        return _docker(timeout, f"Docker's socket {path} answers.")
+    without = f"Docker does not answer at {path} ({said})"
     if at := offered():
         return Choice(PodmanEngine(timeout=timeout), f"{without}, and Podman does at {at}.")
     if has_program():
@@ -63,7 +67,7 @@ def choose(name: EngineName, timeout: float) -> Choice:
         )
     raise EngineUnreachableError(
         f"{without}, and there is no podman.",
-        remedy=_remedy(Path(named.removeprefix("unix://"))),
+        remedy=_remedy(Path(path)),
     )
 
 
@@ -100,11 +104,10 @@ def _docker(timeout: float, why: str) -> Choice:
 
 
 class ChosenEngine:
-    """The engine that is found at the first call that needs one, `name` being the setting."""
+    """The engine that `find` finds, at the first call that needs one."""
 
-    def __init__(self, name: EngineName, *, timeout: float = 60.0) -> None:
-        self._name = name
-        self._timeout = timeout
+    def __init__(self, find: Callable[[], Choice]) -> None:
+        self._find = find
         self._choice: Choice | None = None
         self._choosing = asyncio.Lock()
 
@@ -112,7 +115,7 @@ class ChosenEngine:
         async with self._choosing:
             if self._choice is None or not self._choice.is_final:
                 former = self._choice
-                self._choice = await asyncio.to_thread(choose, self._name, self._timeout)
+                self._choice = await asyncio.to_thread(self._find)
                 if former is not None and type(former.engine) is type(self._choice.engine):
                     # Streams may be open on it.
                     self._choice = replace(self._choice, engine=former.engine)

@@ -89,7 +89,8 @@ def engine_info(
     """`has_gpu_hook`: whether the program with which Docker gives GPUs is there; Docker does not say it."""
     name = "podman" if is_podman(version) else "docker"
     options = " ".join(info.get("SecurityOptions") or ())
-    rootless = "name=rootless" in options
+    # Podman has a field of its own for it.
+    rootless = "name=rootless" in options or info.get("Rootless") is True
     return EngineInfo(
         name=name,
         version=str(version.get("Version") or info.get("ServerVersion") or ""),

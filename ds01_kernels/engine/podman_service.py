@@ -78,7 +78,7 @@ def reached() -> str:
 
     Blocks. Raises `EngineUnreachableError`.
     """
-    return offered() or _own()
+    return offered() or own()
 
 
 def own_socket() -> Path:
@@ -108,7 +108,8 @@ def _usual_socket() -> Path:
     return Path(runtime) / "podman" / "podman.sock"
 
 
-def _own() -> str:
+def own() -> str:
+    """The address of our service, which is started when it does not answer. As `reached`."""
     path = own_socket()
     address = f"{_SCHEME}{path}"
     if refusal(address):
