@@ -8,11 +8,12 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import docker
+import psutil
 import pytest
 
 from ds01_kernels.engine import podman_service
@@ -124,12 +125,9 @@ def a_service(podman: Podman, log_file: Path) -> Iterator[None]:
             time.sleep(0.02)
         yield
     finally:
-        process.terminate()
-        try:
-            process.wait(LIMIT)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        # Asked to end it would wait for its clients; of what it runs nothing is left.
+        process.kill()
+        process.wait()
 
 
 def load(address: str, images: Sequence[str]) -> None:
@@ -150,3 +148,19 @@ def load(address: str, images: Sequence[str]) -> None:
     finally:
         source.close()
         here.close()
+
+
+def services(path: Path) -> list[psutil.Process]:
+    """The services at that socket."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            words = process.cmdline()
+            # Rootless there are two: podman starts itself again as root of a user namespace.
+            if (
+                "service" in words
+                and words[-1] == f"unix://{path}"
+                and process.ppid() not in {one.pid for one in found}
+            ):
+                found.append(process)
+    return found

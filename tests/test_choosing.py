@@ -13,13 +13,12 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 from live import until
-from podman_here import LIMIT, why_not
+from podman_here import LIMIT, services, why_not
 
 from ds01_kernels.engine import ContainerSpec, EngineName, GpuRequest, podman_service
 from ds01_kernels.engine.choosing import Choice, ChosenEngine, choose
@@ -241,14 +240,3 @@ def test_two_processes_at_once_start_one_service(
             path.with_suffix(".log").unlink(missing_ok=True)
         subprocess.run(["umount", "--lazy", folder / "data" / "overlay"], capture_output=True)
         shutil.rmtree(folder)
-
-
-def services(path: Path) -> list[psutil.Process]:
-    """The services at that socket."""
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            words = process.cmdline()
-            if "service" in words and words[-1] == f"unix://{path}":
-                found.append(process)
-    return found

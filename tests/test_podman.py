@@ -17,8 +17,10 @@ import psutil
 import pytest
 import test_kernel_suite
 from conftest import BASE_IMAGE, FROM_BASE
-from live import Site, a_site
-from podman_here import GIVEN, Podman, load, why_not
+from live import Site, a_site, until
+from podman_here import GIVEN, Podman, load, services, why_not
+
+from ds01_kernels.engine import podman_service
 
 pytestmark = pytest.mark.engine
 
@@ -163,4 +165,13 @@ def test_a_project_of_an_ordinary_user(home: Home, rootless: str) -> None:
         # Podman takes the limit and drops it.
         assert found["limits"]["level"] == "warning"
         assert "cannot limit the memory" in found["limits"]["message"]
+
+    # Nor does a container end with the service, which the next command starts again.
+    before = json.loads(home.ds01("container-deploy", name, "--json"))["id"]
+    (service,) = services(Path(rootless.removeprefix("unix://")))
+    for process in (*service.children(recursive=True), service):
+        process.kill()
+    until(lambda: podman_service.refusal(rootless))
+    assert json.loads(home.ds01("shell", name, "--", "sh", "-c", "echo 1")) == 1
+    assert json.loads(home.ds01("container-deploy", name, "--json"))["id"] == before
     home.ds01("container-retire", name, "--force")
