@@ -92,7 +92,7 @@ async def _ours(stage: Stage, key: str, opened: AsyncExitStack) -> Contender:
 async def _make_apart(project: Project) -> None:
     """The project's container, running, as it is made on an engine of another machine."""
     workbench = Workbench.open()
-    engine = workbench.engine
+    engine = workbench.chosen_engine
     image = await engine.image(project.image_name(os.getuid()))
     assert image is not None, "the project was built"
     elsewhere = replace(await engine.info(), local=False)

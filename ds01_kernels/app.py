@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     _verb(
         verbs, "doctor", commands.examine, "what is wrong with a project, and what to do about it"
     ).add_argument("project")
+    _verb(verbs, "nodes", commands.list_nodes, "the machines that containers run on, and what is free there")
     init = _verb(verbs, "init", commands.init, "make a new project")
     init.add_argument("project")
     init.add_argument(

@@ -16,7 +16,9 @@ from jupyter_core.paths import jupyter_data_dir
 from . import base_image as base
 from . import containers, creating, doctor, kernelspecs
 from . import status as statuses
+from .doctor.finding import size
 from .errors import Ds01Error, NotFoundError
+from .nodes import nodes
 from .printing import print_json, print_table
 from .projects import valid_name
 from .terminal import attach
@@ -60,6 +62,29 @@ def status(workbench: Workbench, arguments: argparse.Namespace) -> None:
         print(_offer(arguments.project), file=sys.stderr)
 
 
+def list_nodes(workbench: Workbench, arguments: argparse.Namespace) -> None:
+    found = workbench.call(nodes(workbench.chosen_engine))
+    if arguments.json:
+        print_json([node.as_json() for node in found])
+        return
+    print_table(
+        ("NODE", "ENGINE", "CONTAINERS", "FREE CPUS", "FREE MEMORY", "FREE GPUS"),
+        (
+            (
+                clean(node.name, colours=False),
+                f"{node.engine} {node.version}",
+                str(node.containers),
+                f"{node.free_cpus:g} of {node.cpus}",
+                f"{size(node.free_memory)} of {size(node.memory)}",
+                "not known" if node.gpus is None else f"{node.free_gpus} of {node.gpus}",
+            )
+            for node in found
+        ),
+    )
+    for why in dict.fromkeys(node.why for node in found if node.why):
+        print(clean(why, colours=False), file=sys.stderr)
+
+
 def _offer(project: str) -> str:
     return f"Packages of {project} were lost with an earlier container: `jupyter ds01 restore {project}`."
 
@@ -95,7 +120,9 @@ def init(workbench: Workbench, arguments: argparse.Namespace) -> None:
 
 def base_image(workbench: Workbench, arguments: argparse.Namespace) -> None:
     report = (lambda _: None) if arguments.json else print
-    image = workbench.call(base.build_base_image(workbench.engine, suite=arguments.suite, report=report))
+    image = workbench.call(
+        base.build_base_image(workbench.chosen_engine, suite=arguments.suite, report=report)
+    )
     if arguments.json:
         print_json({"id": image.id, "tags": list(image.tags), "size": image.size})
 
@@ -139,13 +166,13 @@ def shell(workbench: Workbench, arguments: argparse.Namespace) -> int:
 
 def logs(workbench: Workbench, arguments: argparse.Namespace) -> None:
     project = workbench.projects().get(arguments.project)
-    info = workbench.call(containers.find(workbench.engine, project))
+    info = workbench.call(containers.find(workbench.chosen_engine, project))
     if info is None:
         raise NotFoundError(
             f"Project {project.name} has no container.",
             remedy=f"Start it with `jupyter ds01 container-deploy {project.name}`.",
         )
-    text = clean(workbench.call(workbench.engine.logs(info.id, arguments.tail)))
+    text = clean(workbench.call(workbench.chosen_engine.logs(info.id, arguments.tail)))
     if arguments.json:
         print_json({"container": info.name, "text": text})
     else:

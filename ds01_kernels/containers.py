@@ -6,27 +6,31 @@ import asyncio
 import hashlib
 import json
 import os
-import pwd
 import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from .account import PIP_REPORT, Person, account, person_in
 from .agent.kernel import Preparation
 from .agent_stream import FIND_PYTHON, early_start
 from .connection import AGENT, SOCKETS, SocketDirectory
-from .engine import ContainerFile, ContainerInfo, ContainerSpec, Engine, EngineInfo, ImageInfo, Mount
-from .errors import ConflictError, ContainerExitedError, Ds01Error, KernelsRunningError, NotBuiltError
+from .engine import ContainerInfo, ContainerSpec, Engine, EngineInfo, ImageInfo, Mount
+from .errors import (
+    ConflictError,
+    ContainerExitedError,
+    Ds01Error,
+    KernelsRunningError,
+    NotBuiltError,
+    SettingError,
+)
 from .projects import Project
 from .settings import Settings
 from .unreachable import why_ended
 from .variables import WORKSPACE
 
 IPYKERNEL = PurePosixPath("/opt/ds01/ipykernel")
-#: What was asked to be installed: the agent reads it (`agent.asked`).
-PIP_NOTES = PurePosixPath("/opt/ds01/pip")
-PIP_REPORT = PIP_NOTES / "report.json"
 
 LABEL_PROJECT = "ds01-kernels.project"
 LABEL_UID = "ds01-kernels.uid"
@@ -226,8 +230,9 @@ def outdated(info: ContainerInfo, image: ImageInfo | None, settings: Settings | 
 
 def _digest(settings: Settings) -> str:
     given = asdict(settings)
-    # Where packages are saved, and what a build may read, says nothing about the container.
-    del given["packages"], given["build_secrets"]
+    # Where packages are saved, what a build may read, and which engine it has to be, says nothing about the
+    # container.
+    del given["packages"], given["build_secrets"], given["engine"]
     return hashlib.sha256(json.dumps(given, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -262,9 +267,16 @@ async def create(
 ) -> ContainerInfo:
     """Make a container of that image: the project's one, or one beside it whose name ends in `beside`.
 
-    `host` is what the engine is, where that is known. Raises `EngineError`.
+    `host` is what the engine is, where that is known. Raises `EngineError`, and `SettingError` when the
+    project wants another engine.
     """
     host = host or await engine.info()
+    if settings.engine not in ("auto", host.name):
+        raise SettingError(
+            f"Project {project.name} wants {settings.engine}, and its containers would be {host.name}'s.",
+            remedy="Take `engine` out of [tool.ds01] in its pyproject.toml, or have the administrator set "
+            "Workbench.engine.",
+        )
     person = person_in(host)
     is_deployed = bool(host.deployer) and not beside
     sockets = SocketDirectory.new() if host.local and not is_deployed else None
@@ -282,7 +294,7 @@ async def create(
     # a quarter of its start; an image has root, and what else root needs its processes can make themselves
     # (`agent.asked.make_report`).
     if not is_deployed and person.uid != 0:
-        await engine.write_files(info.id, await _account(engine, info, person))
+        await engine.write_files(info.id, await account(engine, info, person))
     return info
 
 
@@ -295,58 +307,6 @@ async def _created(engine: Engine, spec: ContainerSpec) -> ContainerInfo:
         with suppress(Ds01Error):
             await engine.remove((await creating).id)
         raise
-
-
-@dataclass(frozen=True)
-class Person:
-    """Whom the container runs as."""
-
-    name: str
-    uid: int
-    gid: int
-
-    @property
-    def home(self) -> PurePosixPath:
-        return PurePosixPath("/root") if self.uid == 0 else PurePosixPath("/home") / self.name
-
-
-def person_in(host: EngineInfo) -> Person:
-    """Whom that engine's containers run as, for files in the project to be this user's."""
-    # Where uid 0 of a container is not the host's, it is the user's: files in the project stay theirs only
-    # that way.
-    if host.rootless or os.getuid() == 0:
-        return Person("root", 0, 0)
-    try:
-        name = pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        name = ""
-    # https://www.man7.org/linux/man-pages/man8/useradd.8.html, "CAVEATS"
-    if not re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", name):
-        name = "user"
-    return Person(name, os.getuid(), os.getgid())
-
-
-async def _account(engine: Engine, info: ContainerInfo, person: Person) -> list[ContainerFile]:
-    """The files that make `person` a real user of the container: an entry, a group, a home."""
-
-    async def read(path: str) -> str:
-        return (await engine.read_file(info.id, PurePosixPath(path)) or b"").decode("utf-8", "replace")
-
-    passwd, group = await read("/etc/passwd"), await read("/etc/group")
-    entries = [line.split(":") for line in passwd.splitlines() if line.count(":") == 6]
-    kept = [entry for entry in entries if entry[2] != str(person.uid) and entry[0] != person.name]
-    shell = next((entry[6] for entry in entries if entry[2] == str(person.uid)), "/bin/sh")
-    kept.append([person.name, "x", str(person.uid), str(person.gid), "", str(person.home), shell])
-    groups = [line for line in group.splitlines() if line.count(":") == 3]
-    if not any(line.split(":")[2] == str(person.gid) for line in groups):
-        groups.append(f"{person.name}:x:{person.gid}:")
-    return [
-        ContainerFile(PurePosixPath("/etc/passwd"), _lines(":".join(entry) for entry in kept), 0, 0, 0o644),
-        ContainerFile(PurePosixPath("/etc/group"), _lines(groups), 0, 0, 0o644),
-        ContainerFile(person.home, None, person.uid, person.gid, 0o700),
-        ContainerFile(PIP_NOTES, None, person.uid, person.gid, 0o777),
-        ContainerFile(PIP_REPORT, b"", person.uid, person.gid, 0o666),
-    ]
 
 
 def _spec(
@@ -389,7 +349,3 @@ def _spec(
         pids_limit=settings.pids_limit,
         gpus=settings.gpus,
     )
-
-
-def _lines(lines: object) -> bytes:
-    return "".join(f"{line}\n" for line in lines).encode()  # type: ignore[attr-defined]

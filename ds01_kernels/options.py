@@ -18,6 +18,7 @@ from .setting_values import (
     MOST_PIDS,
     MOST_SECONDS,
     parse_cpus,
+    parse_engine,
     parse_gpus,
     parse_memory,
     parse_mounts,
@@ -167,6 +168,14 @@ class Options(SingletonConfigurable):
     build_timeout = Float(3600.0, min=1, max=MOST_SECONDS, help="Seconds until a build is given up.").tag(
         config=True
     )
+    engine = Unicode(
+        "auto",
+        help="What runs the containers: 'docker' (the one that DOCKER_HOST, DOCKER_CONTEXT or the current "
+        "docker context names), 'podman' (root's for root, rootless for everybody else, or the one that "
+        "CONTAINER_HOST names; its service is started when none answers), or 'auto': Docker where one of "
+        "these names it or its socket answers, else Podman. Images and containers of one are not seen by "
+        "the other.",
+    ).tag(config=True)
     engine_timeout = Float(
         60.0, min=1, max=MOST_SECONDS, help="Seconds until a call to the engine is given up."
     ).tag(config=True)
@@ -188,6 +197,7 @@ class Options(SingletonConfigurable):
                     remedy="Correct it.",
                 )
         self._names()
+        parse_engine(self._where("engine"), self.engine)
         self._ceiling(self._admin_settings())
         self.ds01_commands()
 

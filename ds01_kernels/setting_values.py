@@ -11,7 +11,7 @@ import re
 from pathlib import Path, PurePosixPath
 
 from .connection import SOCKETS
-from .engine import GpuRequest, Mount
+from .engine import ENGINES, EngineName, GpuRequest, Mount
 from .errors import SettingError
 from .variables import WORKSPACE
 
@@ -108,6 +108,16 @@ def parse_packages(where: str, value: object) -> str:
     if value not in ("dockerfile", "requirements"):
         raise _refused(where, value, "is not a place for packages", "Write 'dockerfile' or 'requirements'.")
     return str(value)
+
+
+def parse_engine(where: str, value: object) -> EngineName:
+    """What runs the containers."""
+    for name in ENGINES:
+        if value == name:
+            return name
+    raise SettingError(
+        f"{where} is {shown(value)}, which is not an engine.", remedy=f"There are: {', '.join(ENGINES)}."
+    )
 
 
 def parse_network(where: str, value: object) -> str:

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .engine import GpuRequest, Mount
+from .engine import EngineName, GpuRequest, Mount
 from .errors import SettingError
 from .setting_values import (
     parse_cpus,
+    parse_engine,
     parse_gpus,
     parse_memory,
     parse_mounts,
@@ -35,15 +36,16 @@ MOST_BYTES = 1 << 18
 MOST_DOTS = 250
 
 #: Keys that are there for other parts of the package.
-OTHER_KEYS = ("engine", "node", "constraints")
+OTHER_KEYS = ("node", "constraints")
 
 
 @dataclass(frozen=True)
 class Settings:
     """What applies to one container. Bytes for sizes; None: the engine's default.
 
-    `packages` is the file that packages are written into: ``"dockerfile"`` or ``"requirements"``. The
-    container depends neither on that nor on `build_secrets`.
+    `packages` is the file that packages are written into: ``"dockerfile"`` or ``"requirements"``. `engine` is
+    the only one that the project can do with; ``"auto"``: any. The container depends on none of these, nor on
+    `build_secrets`.
     """
 
     memory: int | None = None
@@ -58,6 +60,7 @@ class Settings:
     build_args: Mapping[str, str] = field(default_factory=dict)
     build_secrets: Mapping[str, Path] = field(default_factory=dict)
     packages: str = "dockerfile"
+    engine: EngineName = "auto"
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,12 @@ KEYS: Mapping[str, ProjectKey] = {
     "python": ProjectKey(parse_python, "path", "python", "The interpreter inside the image."),
     "packages": ProjectKey(
         parse_packages, "text", "packages", 'Where packages are saved: `"dockerfile"` or `"requirements"`.'
+    ),
+    "engine": ProjectKey(
+        parse_engine,
+        "text",
+        "engine",
+        'The only engine that will do: `"docker"` or `"podman"`. Where there is another one, nothing starts.',
     ),
     "pids_limit": ProjectKey(
         parse_pids, "whole number", "pids_limit", "Processes and threads that it may have.", open=False

@@ -76,7 +76,7 @@ async def all_statuses(workbench: Workbench) -> list[ProjectStatus]:
     if found.projects:
         try:
             workbench.check()
-            known = await workbench.run(containers.find_all(workbench.engine))
+            known = await workbench.run(containers.find_all(workbench.chosen_engine))
         except Ds01Error as problem:
             error = clean(problem.sentence, colours=False)
     statuses = await asyncio.to_thread(
@@ -114,7 +114,7 @@ def _looked_up(workbench: Workbench, name: str) -> tuple[Project, Settings]:
 async def _ask(
     workbench: Workbench, project: Project, settings: Settings, limits: dict[str, Any]
 ) -> ProjectDetails:
-    engine = workbench.engine
+    engine = workbench.chosen_engine
     host = await engine.info()
     info = await containers.find(engine, project)
     image = await engine.image(project.image_name(os.getuid()))

@@ -30,7 +30,7 @@ def attach(workbench: Workbench, container: str, command: Sequence[str], env: Ma
 async def _join(
     workbench: Workbench, container: str, command: Sequence[str], env: Mapping[str, str], has_terminal: bool
 ) -> int:
-    stream = await workbench.engine.exec(container, command, env=env, terminal=has_terminal)
+    stream = await workbench.chosen_engine.exec(container, command, env=env, terminal=has_terminal)
     keys = asyncio.create_task(_send(stream))
     sizes = asyncio.create_task(_follow_size(stream)) if has_terminal else None
     try:

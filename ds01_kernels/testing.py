@@ -182,6 +182,7 @@ class FakeEngine:
             memory=spec.memory,
             gpus=spec.gpus,
             mounts={str(mount.target): str(mount.source) for mount in spec.mounts},
+            cpus=spec.cpus,
         )
         self._containers[spec.name] = _Container(spec, info, dict(self._image_files[image_id]))
         return info

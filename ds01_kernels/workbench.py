@@ -21,7 +21,7 @@ from .background import Background
 from .configuration import Source, shared_configuration
 from .drifts import Drifts
 from .ds01_host import Ds01Engine, why_ended
-from .engine import Engine
+from .engine import Engine, EngineName
 from .errors import SettingError
 from .events import Event, Listeners
 from .housekeeping import Housekeeping
@@ -32,7 +32,7 @@ from .project_files import read_text
 from .projects import Project, Projects, discover
 from .rebuild import Journals, Rebuilds
 from .records import Records
-from .setting_values import parse_variables
+from .setting_values import parse_engine, parse_variables
 from .settings import MOST_BYTES, Settings, with_project
 
 T = TypeVar("T")
@@ -121,29 +121,35 @@ class Workbench(Options):
         return with_project(admin, self._ceiling(admin), text, str(project.path / "pyproject.toml"))
 
     @property
-    def engine(self) -> Engine:
+    def chosen_engine(self) -> Engine:
+        """What runs the containers: found as `engine` says, at the first call that needs it."""
         if self._engine is None:
-            from .engine.docker import DockerEngine
+            from .engine.choosing import ChosenEngine, choose
 
-            self._engine = self._beside_ds01(DockerEngine(timeout=self.engine_timeout))
+            name = parse_engine(self._where("engine"), self.engine)
+            self._engine = self._beside_ds01(name) or ChosenEngine(partial(choose, name, self.engine_timeout))
         return self._engine
 
-    def _beside_ds01(self, engine: Engine) -> Engine:
+    def _beside_ds01(self, name: EngineName) -> Engine | None:
+        """Docker behind DS01's commands, where those are there; they know of no other engine."""
         try:
             commands = self.ds01_commands()
             variables = parse_variables("", self.variables)
         except SettingError:
             # Whatever starts something is told (`check`), and nothing of DS01's is known for ours.
-            return engine
-        if commands is None:
-            return engine
-        return Ds01Engine(engine, commands, limit=self.deploy_timeout, variables=variables)
+            return None
+        if commands is None or name == "podman":
+            return None
+        from .engine.docker import DockerEngine
+
+        docker = DockerEngine(timeout=self.engine_timeout)
+        return Ds01Engine(docker, commands, limit=self.deploy_timeout, variables=variables)
 
     @property
     def launcher(self) -> Launcher:
         if self._launcher is None:
             identity = Identity(f"{os.getpid()}-{secrets.token_hex(8)}", self.owner, self.orphan_grace)
-            self._launcher = launcher = Launcher(self.engine, self.settings, identity)
+            self._launcher = launcher = Launcher(self.chosen_engine, self.settings, identity)
             launcher.changed = self.emit
             launcher.replaced = self._replaced
             launcher.why_ended = partial(why_ended, self.deploy_events)

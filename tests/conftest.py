@@ -16,12 +16,15 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import pytest
 
 from ds01_kernels.engine import BuildRequest, Engine, ImageInfo
 from ds01_kernels.errors import Ds01Error, EngineError
+
+if TYPE_CHECKING:
+    from podman_here import Podman
 
 BASE_IMAGE = "ds01/base:latest"
 FROM_BASE = f"FROM {BASE_IMAGE}\n"
@@ -60,6 +63,15 @@ def engine_available() -> None:
         pytest.fail(missing, pytrace=False)
     if missing:
         pytest.skip(missing)
+
+
+@pytest.fixture(scope="session")
+def podman(engine_available: None) -> Iterator[Podman]:
+    """Root's podman of this run's own, with the base image. Skips where there cannot be one."""
+    from podman_here import a_podman
+
+    with a_podman([BASE_IMAGE]) as podman:
+        yield podman
 
 
 @pytest.fixture(scope="session")

@@ -172,7 +172,10 @@ class HeartHandler(APIHandler):
 async def fill_pools(workbench: Workbench) -> None:
     """Have all threads of pools there, so that they are not counted as more later."""
     await _fill()
-    await workbench.run(_fill(getattr(workbench.engine, "_threads")))  # noqa: B009 - nobody else needs it
+    # Found at the first call; its pool is nobody else's business.
+    await workbench.run(workbench.chosen_engine.info())
+    engine = getattr(workbench.chosen_engine, "_choice").engine  # noqa: B009
+    await workbench.run(_fill(getattr(engine, "_threads")))  # noqa: B009
 
 
 async def _fill(*pools: ThreadPoolExecutor) -> None:

@@ -18,6 +18,7 @@ WALL_CLOCK = {
     "agent/spare.py": "compared with the times of files",
     "agent/watch.py": "compared with the times of files; ages below zero count as old",
     "agent/zygote.py": "compared with the times of files",
+    "ds01_host/events.py": "compared with what DS01 has written by that clock",
     "engine/docker_files.py": "the time that files in a container get",
     "housekeeping.py": "the age of an image, by the engine's clock",
     "ipykernel_store/__init__.py": "the age of a draft, which its lock keeps while it is in use",

@@ -525,10 +525,10 @@ async def built(engine: Engine, project: Project) -> None:
 def test_a_project_that_only_waits_for_its_first_kernel(workbench: Workbench, workspace: Path) -> None:
     project = make(workspace)
     assert bad(workbench) == [("image", "error")]
-    asyncio.run(built(workbench.engine, project))
+    asyncio.run(built(workbench.chosen_engine, project))
     assert bad(workbench) == [("container", "notice")]
     # Nothing was started to find that out.
-    assert asyncio.run(workbench.engine.containers({})) == []
+    assert asyncio.run(workbench.chosen_engine.containers({})) == []
 
 
 @pytest.mark.parametrize(
@@ -631,9 +631,49 @@ def test_an_engine_that_cannot_be_used_is_the_only_error(
     assert not {finding.check for finding in others} & {"image", "container", "gpus", "agent"}
 
 
+def test_why_it_is_this_engine_and_that_a_project_wants_another(workspace: Path) -> None:
+    project = make(workspace)
+    engine = FakeEngine(info=replace(ENGINE, why="Docker's socket answers."))
+    workbench = Workbench(engine=engine)
+    try:
+        (found,) = (one for one in findings(workbench) if one.check == "engine")
+        assert found == Finding(
+            "engine", "ok", "docker 26.1.5 answers, on this machine. Docker's socket answers."
+        )
+        (workspace / "p" / "pyproject.toml").write_text("[tool.ds01]\nengine = 'podman'\n")
+        (found,) = (one for one in findings(workbench) if one.check == "engine")
+        assert (found.level, found.message) == (
+            "error",
+            "The project wants podman, but docker 26.1.5 answers, on this machine. Docker's socket answers.",
+        )
+        asyncio.run(built(engine, project))
+        with pytest.raises(SettingError, match=r"wants podman, and its containers would be docker's"):
+            workbench.call(workbench.launcher.deploy(project))
+        assert asyncio.run(engine.containers({})) == []
+        (workspace / "p" / "pyproject.toml").write_text("[tool.ds01]\nengine = 'docker'\n")
+        assert asyncio.run(engine.containers({})) == []
+        workbench.call(workbench.launcher.deploy(project))
+    finally:
+        workbench.close()
+
+
+def test_podman_s_limits_are_told(workspace: Path) -> None:
+    make(workspace)
+    (workspace / "p" / "pyproject.toml").write_text("[tool.ds01]\ngpus = 1\nmemory = '1g'\n")
+    cannot = {"gpus": "Podman ignores GPUs.", "memory": "It cannot limit memory."}
+    podman = replace(ENGINE, name="podman", rootless=True, cannot=cannot)
+    workbench = Workbench(engine=FakeEngine(info=podman))
+    try:
+        found = {one.check: one for one in findings(workbench)}
+        assert (found["gpus"].level, found["gpus"].remedy) == ("error", "Ask for no GPUs, or use Docker.")
+        assert (found["limits"].level, "no effect" in found["limits"].message) == ("warning", True)
+    finally:
+        workbench.close()
+
+
 def test_the_image_is_measured_by_the_dockerfiles_text(workbench: Workbench, workspace: Path) -> None:
     project = make(workspace)
-    asyncio.run(built(workbench.engine, project))
+    asyncio.run(built(workbench.chosen_engine, project))
     later = datetime.now(UTC).timestamp() + 3600
     os.utime(project.dockerfile, (later, later))
     assert bad(workbench) == [("container", "notice")]

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 import docker
 import pytest
 from docker_clients import use_client
+from podman_here import Podman
 
 from ds01_kernels.engine import (
     BuildProgress,
@@ -26,6 +27,7 @@ from ds01_kernels.engine import (
 )
 from ds01_kernels.engine.docker import DockerEngine
 from ds01_kernels.engine.docker_builders import BuilderName
+from ds01_kernels.engine.podman import PodmanEngine
 from ds01_kernels.errors import (
     BadInputError,
     BuildFailedError,
@@ -43,10 +45,16 @@ LABEL = "ds01-kernels.test"
 class Lab:
     """One engine and what a test makes in it, gone afterwards."""
 
-    def __init__(self, kind: Literal["fake"] | BuilderName | None) -> None:
-        """`kind` is the fake, or how Docker builds (None: as it chooses)."""
+    def __init__(self, kind: Literal["fake", "podman"] | BuilderName | None) -> None:
+        """`kind` is the fake, Podman, or how Docker builds (None: as it chooses)."""
         self.mark = secrets.token_hex(6)
-        self.engine: Engine = FakeEngine() if kind == "fake" else DockerEngine(builder=kind)
+        self.engine: Engine
+        if kind == "fake":
+            self.engine = FakeEngine()
+        elif kind == "podman":
+            self.engine = PodmanEngine()
+        else:
+            self.engine = DockerEngine(builder=kind)
         self.images: list[str] = []
 
     def spec(self, name: str = "a", **more: object) -> ContainerSpec:
@@ -77,7 +85,7 @@ class Lab:
             await self.engine.remove(container.id)
         for reference in self.images:
             await self.engine.remove_image(reference)
-        if isinstance(self.engine, DockerEngine):
+        if isinstance(self.engine, DockerEngine) and not isinstance(self.engine, PodmanEngine):
             await asyncio.to_thread(remove_remains, self.mark)
         await self.engine.close()
 
@@ -94,17 +102,29 @@ def remove_remains(mark: str) -> None:
         client.remove_image(image["Id"])
 
 
-@pytest.fixture(params=["fake", pytest.param("docker", marks=pytest.mark.engine)])
+@pytest.fixture
+def in_podman(podman: Podman, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in podman.variables.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(
+    params=["fake", *(pytest.param(one, marks=pytest.mark.engine) for one in ("docker", "podman"))]
+)
 def lab(request: pytest.FixtureRequest) -> Lab:
+    if request.param == "podman":
+        request.getfixturevalue("in_podman")
     return Lab(None if request.param == "docker" else request.param)
 
 
-BUILDERS = [pytest.param(name, marks=pytest.mark.engine) for name in get_args(BuilderName)]
+BUILDERS = [pytest.param(name, marks=pytest.mark.engine) for name in (*get_args(BuilderName), "podman")]
 
 
 @pytest.fixture(params=["fake", *BUILDERS])
 def yard(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Lab:
     """A lab that builds in one of the ways there are."""
+    if request.param == "podman":
+        request.getfixturevalue("in_podman")
     if request.param in ("buildx", "client"):
         use_client(monkeypatch, request.param)
     return Lab(request.param)
@@ -223,7 +243,12 @@ def test_what_a_container_was_made_with_is_told(lab: Lab) -> None:
         plain = await engine.create(lab.spec())
         assert (plain.memory, plain.gpus) == (None, None)
         asked = {"all": GpuRequest(-1), "two": GpuRequest(2), "named": GpuRequest(ids=("0", "1"))}
-        for name, gpus in asked.items():
+        if isinstance(engine, PodmanEngine):
+            # It would drop them without a word.
+            with pytest.raises(EngineError, match="Podman ignores requests for GPUs"):
+                await engine.create(lab.spec("gpus", gpus=GpuRequest(-1)))
+            asked = {}
+        for name, gpus in {"none": None, **asked}.items():
             made = await engine.create(lab.spec(name, memory=2**26, gpus=gpus))
             assert (made.memory, made.gpus) == (2**26, gpus)
             assert await engine.container(made.name) == made

@@ -77,12 +77,12 @@ def test_the_agent_starts_with_its_container(engine_available: None) -> None:
         workbench = Workbench.open()
         found = next(each for each in workbench.projects().projects if each.name == project.name)
         info = workbench.call(workbench.launcher.deploy(found))
-        workbench.call(workbench.engine.stop(info.id, 0))
-        stopped = workbench.call(workbench.engine.container(info.id))
+        workbench.call(workbench.chosen_engine.stop(info.id, 0))
+        stopped = workbench.call(workbench.chosen_engine.container(info.id))
         assert stopped is not None
         assert not stopped.running
         # Nobody connects.
-        workbench.call(containers.run(workbench.engine, stopped))
+        workbench.call(containers.run(workbench.chosen_engine, stopped))
         look = (
             "import os\n"
             "lines = [open(f'/proc/{pid}/cmdline').read() for pid in os.listdir('/proc') if pid.isdigit()]\n"

@@ -139,6 +139,7 @@ BAD: dict[str, tuple[Any, ...]] = {
     "deploy_timeout": (float("nan"), float("inf"), 0, "x"),
     "deploy_events": (3, None, "/var/\0"),
     "build_timeout": (float("nan"), float("inf"), -1, "x"),
+    "engine": (3, "", "swarm", "Docker", None),
     "engine_timeout": (0, float("nan"), float("inf"), -1, "x"),
     "pass_variables": (3, [3], [None]),
     "variables": ([1], {"A": 1}, {1: "A"}, {"A=B": "x"}, {"A": "\0"}),
@@ -292,7 +293,7 @@ ORDER = (
     ),
     *("pids_limit", "mounts", "variables", "network", "python", "build_args", "build_secrets"),
     "project_settings",
-    *("image_name", "container_name", "engine_timeout", "build_timeout"),
+    *("image_name", "container_name", "engine", "engine_timeout", "build_timeout"),
 )
 
 TEMPLATE = """\

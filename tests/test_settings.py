@@ -354,3 +354,12 @@ def test_any_text_gives_settings_or_a_sentence_with_the_file(text: str) -> None:
         with_project(Settings(), Ceiling(), text, FILE)
     except SettingError as error:
         assert FILE in str(error)  # noqa: PT017 - both ends are fine, this one has a condition
+
+
+def test_a_project_says_which_engine_will_do() -> None:
+    assert project("engine = 'podman'").engine == "podman"
+    assert project("memory = '1g'").engine == "auto"
+    for value in ("'swarm'", "'Docker'", "3", "['docker']"):
+        with pytest.raises(SettingError, match="which is not an engine") as refusal:
+            project(f"engine = {value}")
+        assert refusal.value.remedy == "There are: auto, docker, podman."

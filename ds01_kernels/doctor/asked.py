@@ -47,7 +47,14 @@ def engine(facts: Facts) -> Iterator[Finding]:
         return
     where = "on this machine" if found.local else "elsewhere"
     kind = ", rootless or with remapped users" if found.rootless else ""
-    yield Finding("engine", "ok", f"{found.name} {found.version} answers, {where}{kind}.")
+    message = f"{found.name} {found.version} answers, {where}{kind}."
+    wanted = facts.settings.engine if isinstance(facts.settings, Settings) else "auto"
+    if wanted not in ("auto", found.name):
+        message = f"The project wants {wanted}, but {message}"
+        remedy = "Take `engine` out of [tool.ds01], or have the administrator set Workbench.engine."
+        yield Finding("engine", "error", f"{message} {found.why}".strip(), remedy)
+        return
+    yield Finding("engine", "ok", f"{message} {found.why}".strip())
 
 
 def limits(facts: Facts) -> Iterator[Finding]:
@@ -83,7 +90,9 @@ def gpus(facts: Facts) -> Iterator[Finding]:
             "gpus",
             "error",
             f"The settings ask for {_words(wanted.gpus)}. {host.cannot['gpus']}",
-            "Ask the administrator to set up the NVIDIA Container Toolkit, or ask for no GPUs.",
+            "Ask for no GPUs, or use Docker."
+            if host.name == "podman"
+            else "Ask the administrator to set up the NVIDIA Container Toolkit, or ask for no GPUs.",
         )
     else:
         runtimes = f" (its runtimes: {', '.join(host.runtimes)})" if host.runtimes else ""

@@ -113,7 +113,7 @@ async def gather(workbench: Workbench, name: str) -> Facts:
     known: dict[str, Any] = {}
     if isinstance(project, Project):
         known |= await asyncio.to_thread(_files, workbench, project)
-    engine = await _attempt(workbench.engine.info())
+    engine = await _attempt(workbench.chosen_engine.info())
     if isinstance(engine, EngineInfo) and isinstance(project, Project):
         known |= await _contained(workbench, project, known["settings"])
     commands = _attempted(workbench.ds01_commands)
@@ -174,7 +174,7 @@ def _is_missing(path: Path) -> bool:
 async def _contained(
     workbench: Workbench, project: Project, settings: Settings | Ds01Error
 ) -> dict[str, Any]:
-    engine = workbench.engine
+    engine = workbench.chosen_engine
     found = await _attempt(containers.find(engine, project))
     known: dict[str, Any] = {
         "image": await _attempt(engine.image(project.image_name(os.getuid()))),
@@ -192,7 +192,7 @@ async def _contained(
 
 async def _inside(workbench: Workbench, project: Project, info: ContainerInfo, python: str) -> Inside:
     survey, load = await workbench.launcher.look(info, python)
-    engine, pip = workbench.engine, survey["pip"]
+    engine, pip = workbench.chosen_engine, survey["pip"]
     is_pips = None
     if pip is not None and "py" in PurePosixPath(pip).name:
         is_pips = pip == survey["executable"]

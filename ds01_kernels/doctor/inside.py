@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 
 from ds01_kernels import ipykernel_store
-from ds01_kernels.containers import person_in
+from ds01_kernels.account import person_in
 from ds01_kernels.doctor.facts import Facts, Inside
 from ds01_kernels.doctor.finding import Finding, failed
 from ds01_kernels.engine import EngineInfo

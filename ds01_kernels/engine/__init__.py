@@ -12,7 +12,12 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
+
+EngineName = Literal["auto", "docker", "podman"]
+
+#: What may be asked for; the first is: whatever there is.
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 
 
 class Engine(Protocol):
@@ -155,8 +160,9 @@ class EngineInfo:
     `rootless`: uid 0 in a container is not uid 0 on the host (rootless, or user namespaces): files of the
     project belong to the user only when the container runs as 0:0. `local`: the engine sees this machine's
     file system. `data_root`: the directory, on the engine's machine, of its images and containers; empty when
-    it is not known. `deployer`: the command that makes a project's one container here, in a way of its own:
-    of its `ContainerSpec` the name, the image, GPUs and the folder at ``/workspace`` count, it runs when
+    it is not known. `why`: a sentence for why it is this engine, where one was chosen. `machine`: the name of
+    the engine's machine. `deployer`: the command that makes a project's one container here, in a way of its
+    own: of its `ContainerSpec` the name, the image, GPUs and the folder at ``/workspace`` count, it runs when
     `create` returns, and no other container can get its name afterwards; empty: there is none.
     """
 
@@ -170,6 +176,8 @@ class EngineInfo:
     cannot: Mapping[str, str] = field(default_factory=dict)
     data_root: str = ""
     deployer: str = ""
+    why: str = ""
+    machine: str = ""
 
 
 @dataclass(frozen=True)
@@ -188,7 +196,7 @@ class ImageInfo:
 
 @dataclass(frozen=True)
 class ContainerInfo:
-    """`memory` in bytes and `gpus` are what it was made with; None: no limit of its own, and no GPU.
+    """`memory` (bytes), `cpus` and `gpus` are what it was made with; None: no limit of its own, no GPU.
 
     `mounts` are directories of the engine's machine, by where they are in the container.
     """
@@ -205,6 +213,7 @@ class ContainerInfo:
     memory: int | None = None
     gpus: GpuRequest | None = None
     mounts: Mapping[str, str] = field(default_factory=dict)
+    cpus: float | None = None
 
     @property
     def running(self) -> bool:

@@ -33,7 +33,7 @@ from ds01_kernels.engine.docker_connection import RAISED, connect, is_lost, time
 from ds01_kernels.engine.docker_files import file_content, packed, pieces
 from ds01_kernels.engine.docker_stream import READ_AHEAD, DockerStream, Frames, plain_socket
 from ds01_kernels.engine.docker_values import container_info, creation, engine_info, image_info
-from ds01_kernels.errors import BadInputError, EngineError, NotFoundError
+from ds01_kernels.errors import BadInputError, Ds01Error, EngineError, NotFoundError
 
 T = TypeVar("T")
 
@@ -53,13 +53,20 @@ class DockerEngine:
 
     `timeout`, in seconds, holds for every call but `build`, `import_image` and open exec streams; `stop`
     has its grace on top. A connection that broke is made anew by the next call. `builder` is what builds
-    images; None: the best one that works here.
+    images; None: the best one that works here. `reach` makes a connection whose waits have that limit.
     """
 
-    def __init__(self, *, timeout: float = 60.0, builder: BuilderName | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        timeout: float = 60.0,
+        builder: BuilderName | None = None,
+        reach: Callable[[float], APIClient] = connect,
+    ) -> None:
         self._timeout = timeout
+        self._reach = partial(reach, timeout)
         # Connections of their own: to end a build is to cut its connection.
-        self._builders = Builders(lambda: connect(timeout), builder)
+        self._builders = Builders(self._reach, builder)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="ds01-docker")
         self._client: APIClient | None = None
         self._log_driver: str | None = None
@@ -77,7 +84,7 @@ class DockerEngine:
         _check_reference(reference)
         return await self._ask(
             f"look up the image {reference}",
-            lambda client: _unless_missing(lambda: _inspected_image(client, reference)),
+            lambda client: _unless_missing(lambda: self._inspected_image(client, reference)),
         )
 
     def build(self, request: BuildRequest) -> AsyncIterator[BuildProgress]:
@@ -128,7 +135,7 @@ class DockerEngine:
         def ask(client: APIClient) -> list[ImageInfo]:
             # Not with `all`: the classic builder keeps the layers between as images too.
             ids = [one["Id"] for one in client.images(filters=wanted)]
-            found = (_unless_missing(partial(_inspected_image, client, identity)) for identity in ids)
+            found = (_unless_missing(partial(self._inspected_image, client, identity)) for identity in ids)
             return [image for image in found if image is not None]
 
         return await self._ask("list images", ask)
@@ -157,7 +164,7 @@ class DockerEngine:
         def ask(client: APIClient) -> ContainerInfo:
             if self._log_driver is None:
                 self._log_driver = str(client.info().get("LoggingDriver"))
-            made = client.create_container(**creation(client, spec, self._log_driver))
+            made = client.create_container(**self._creation(client, spec, self._log_driver))
             return container_info(client.inspect_container(made["Id"]))
 
         return await self._ask(f"create the container {spec.name}", ask, again=False)
@@ -281,9 +288,9 @@ class DockerEngine:
         try:
             return await asyncio.wait_for(work, None if limit == math.inf else limit)
         except TimeoutError as error:
-            raise timed_out(doing) from error
+            raise self._told(timed_out(doing)) from error
         except RAISED as error:
-            raise translated(error, doing) from error
+            raise self._told(translated(error, doing)) from error
 
     def _answer(self, ask: Callable[[APIClient], T], again: bool) -> T:
         try:
@@ -299,8 +306,19 @@ class DockerEngine:
     def _connected(self) -> APIClient:
         with self._connecting:
             if self._client is None:
-                self._client = connect(self._timeout)
+                self._client = self._reach()
             return self._client
+
+    # In what engines that speak Docker's API differ
+
+    def _told(self, error: Ds01Error) -> Ds01Error:
+        return error
+
+    def _creation(self, client: APIClient, spec: ContainerSpec, log_driver: str) -> dict[str, Any]:
+        return creation(client, spec, log_driver)
+
+    def _inspected_image(self, client: APIClient, reference: str) -> ImageInfo:
+        return image_info(client.inspect_image(reference))  # type: ignore[no-untyped-call]
 
 
 def _filters(labels: Mapping[str, str]) -> dict[str, list[str]]:
@@ -323,10 +341,6 @@ def _unless_missing(ask: Callable[[], T]) -> T | None:
         return ask()
     except docker.errors.NotFound:
         return None
-
-
-def _inspected_image(client: APIClient, reference: str) -> ImageInfo:
-    return image_info(client.inspect_image(reference))  # type: ignore[no-untyped-call]
 
 
 def _inspected(client: APIClient, name: str) -> ContainerInfo | None:

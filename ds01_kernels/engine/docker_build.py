@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -33,13 +33,16 @@ class RefusedError(Exception):
 
 
 async def classic_build(
-    connect: Connect, request: BuildRequest, context: Context
+    connect: Connect,
+    request: BuildRequest,
+    context: Context,
+    read_by: Callable[[BuildRequest], ClassicReport] = ClassicReport,
 ) -> AsyncGenerator[BuildProgress, None]:
-    """With the classic builder. Leaving early ends the build in the engine too.
+    """With the classic builder. Leaving early ends the build in the engine too. `read_by` reads what it says.
 
     Raises `BuildFailedError`, `BadInputError` for an unreadable context, and the `EngineError` family.
     """
-    report = ClassicReport(request)
+    report = read_by(request)
     conversation = Conversation(connect, lambda call, client: _posted(call, client, request, context))
     try:
         async with aclosing(messages(conversation)) as received:

@@ -19,7 +19,7 @@ from docker.utils import version_gte
 from ds01_kernels.engine import BuildProgress, BuildRequest
 from ds01_kernels.engine.docker_build import RefusedError, buildkit_build, classic_build, pulled
 from ds01_kernels.engine.docker_client import client_build, client_kind
-from ds01_kernels.engine.docker_connection import RAISED, translated
+from ds01_kernels.engine.docker_connection import RAISED, is_podman, translated
 from ds01_kernels.engine.docker_context import Context
 from ds01_kernels.engine.docker_conversation import Connect
 from ds01_kernels.engine.docker_needs import Needs, needs
@@ -162,8 +162,7 @@ class Builders:
 
 def _has_buildkit(client: APIClient) -> bool:
     version = client.version()
-    components = " ".join(str(one.get("Name")) for one in version.get("Components") or ()).lower()
-    if "podman" in components or str(version.get("Os", "linux")) != "linux":
+    if is_podman(version) or str(version.get("Os", "linux")) != "linux":
         return False
     ping = client.get(f"{client.base_url}/_ping", timeout=client.timeout)
     # 2 is BuildKit, 1 that the administrator wants the other one; older engines say nothing.

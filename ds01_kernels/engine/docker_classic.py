@@ -76,8 +76,11 @@ class ClassicReport:
     def _follows(self, step: int, steps: int, instruction: str) -> bool:
         """Whether that is the next step: a command's own output may look like one."""
         keyword = self._instruction(step)[1]
-        is_next = step == self._number + 1 and self._step.steps in (0, self._counted(steps))
+        is_next = self._is_next(step) and self._step.steps in (0, self._counted(steps))
         return is_next and instruction.upper().startswith(keyword)
+
+    def _is_next(self, step: int) -> bool:
+        return step == self._number + 1
 
     def _instruction(self, step: int) -> tuple[int | None, str]:
         # The builder adds a step for the labels of the request, which stands in no line.

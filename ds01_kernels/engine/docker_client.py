@@ -84,11 +84,11 @@ async def client_build(
     with tempfile.TemporaryDirectory(prefix="ds01-build-") as folder:
         identity = Path(folder) / "id"
         process = await _started(kind, request, identity)
-        feeding = asyncio.create_task(_fed(process, context))
+        feeding = asyncio.create_task(fed(process, context))
         report = TraceReport(request, is_announced=kind == "buildx")
         reader = _TraceLines() if kind == "buildx" else _PlainLines()
         try:
-            async for line in _lines(process):
+            async for line in lines(process):
                 for progress in report.read(reader.read(line)):
                     yield progress
             code = await process.wait()
@@ -126,7 +126,7 @@ def _command(kind: ClientKind, request: BuildRequest, identity: Path) -> Sequenc
         *start,
         *(f"--build-arg={name}={value}" for name, value in request.args.items()),
         *(f"--label={name}={value}" for name, value in request.labels.items()),
-        *(f"--secret={_secret(name, path)}" for name, path in request.secrets.items()),
+        *(f"--secret={secret_option(name, path)}" for name, path in request.secrets.items()),
         *(["--pull"] if request.pull else []),
         *(["--no-cache"] if request.no_cache else []),
         f"--iidfile={identity}",
@@ -142,14 +142,14 @@ def _context() -> str:
     return os.environ.get("DOCKER_CONTEXT") or str(getattr(ContextAPI.get_context(), "Name", "default"))
 
 
-def _secret(name: str, path: Path) -> str:
+def secret_option(name: str, path: Path) -> str:
     if not re.fullmatch(r"[\w.-]+", name) or any(one in str(path) for one in ('"', "\n", "\r")):
         raise BadInputError(f"The build secret {name!r} from {str(path)!r} cannot be given to docker.")
     # A line of CSV.
     return f'id={name},"src={path}"' if "," in str(path) else f"id={name},src={path}"
 
 
-async def _fed(process: asyncio.subprocess.Process, context: Context) -> None:
+async def fed(process: asyncio.subprocess.Process, context: Context) -> None:
     """Send the context; an early end of the client shows in its exit code."""
     assert process.stdin is not None
     pieces = context.tar()
@@ -168,7 +168,7 @@ async def _fed(process: asyncio.subprocess.Process, context: Context) -> None:
             process.stdin.close()
 
 
-async def _lines(process: asyncio.subprocess.Process) -> AsyncGenerator[str, None]:
+async def lines(process: asyncio.subprocess.Process) -> AsyncGenerator[str, None]:
     """What the client prints, line by line; a line of unusual length comes in pieces."""
     assert process.stderr is not None
     decoder = codecs.getincrementaldecoder("utf-8")("replace")

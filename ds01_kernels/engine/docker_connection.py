@@ -6,7 +6,7 @@ import http.client
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import docker.errors
@@ -139,6 +139,12 @@ def address() -> str:
             remedy="`docker context ls` lists those that do; `docker context use default` is this machine.",
         )
     return str(context.Host or DEFAULT_ADDRESS)
+
+
+def is_podman(version: Mapping[str, Any]) -> bool:
+    """Whether that answer to the question for its version is Podman's."""
+    components = " ".join(str(one.get("Name")) for one in version.get("Components") or ())
+    return "podman" in components.lower()
 
 
 def translated(error: BaseException, doing: str) -> Ds01Error:

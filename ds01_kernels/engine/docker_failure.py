@@ -24,7 +24,7 @@ def build_failed(
     remedy = ""
     if "no space left on device" in text.lower():
         message, remedy = disk_full(f"build {where}")
-    elif code := re.search(r"(?:non-zero code: |exit code: )(\d+)", text):
+    elif code := re.search(r"(?:non-zero code: |exit code: |while running runtime: exit status )(\d+)", text):
         message = f"The build failed at {where}: `{short}` ended with exit code {code[1]}."
         if int(code[1]) == _KILLED:
             remedy = "It was killed, as happens when the engine's machine has not enough memory."

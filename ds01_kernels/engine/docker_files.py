@@ -19,6 +19,9 @@ from ds01_kernels.errors import BadInputError, EngineError
 
 FILE_LIMIT = 1024 * 1024
 _STAT = "X-Docker-Container-Path-Stat"
+# Podman writes base64 as for addresses:
+# https://github.com/containers/podman/blob/v4.3.1/libpod/define/fileinfo.go
+_URL_SAFE = str.maketrans("-_", "+/")
 
 
 def file_content(client: APIClient, container: str, path: PurePosixPath) -> bytes | None:
@@ -26,7 +29,7 @@ def file_content(client: APIClient, container: str, path: PurePosixPath) -> byte
     try:
         with _archive(client, container, str(path)) as response:
             # Docker has followed all links, from the container's root.
-            link = decode_json_header(response.headers[_STAT]).get("linkTarget")
+            link = decode_json_header(response.headers[_STAT].translate(_URL_SAFE)).get("linkTarget")
             if not link:
                 return _content(response, container, path)
         with _archive(client, container, link) as response:

@@ -19,8 +19,11 @@ from ds01_kernels.engine import (
     GpuRequest,
     ImageInfo,
 )
+from ds01_kernels.engine.docker_connection import is_podman
 
 Answer = Mapping[str, Any]
+
+NO_PODMAN_GPUS = "Podman ignores requests for GPUs that come through its Docker-compatible socket."
 
 # Podman's states that Docker does not have.
 _STATES: Mapping[str, ContainerState] = {
@@ -67,7 +70,15 @@ def container_info(answer: Answer) -> ContainerInfo:
             for mount in answer.get("Mounts") or ()
             if mount.get("Type") == "bind"
         },
+        cpus=_cpus(host),
     )
+
+
+def _cpus(host: Answer) -> float | None:
+    if nano := int(host.get("NanoCpus") or 0):
+        return nano / 1e9
+    quota, period = int(host.get("CpuQuota") or 0), int(host.get("CpuPeriod") or 0)
+    return quota / period if quota > 0 and period > 0 else None
 
 
 def _gpus(requests: list[Answer] | None) -> GpuRequest | None:
@@ -81,10 +92,10 @@ def engine_info(
     info: Answer, version: Answer, unix_socket: bool, *, has_gpu_hook: bool = False
 ) -> EngineInfo:
     """`has_gpu_hook`: whether the program with which Docker gives GPUs is there; Docker does not say it."""
-    components = " ".join(str(one.get("Name")) for one in version.get("Components") or ())
-    name = "podman" if "podman" in components.lower() else "docker"
+    name = "podman" if is_podman(version) else "docker"
     options = " ".join(info.get("SecurityOptions") or ())
-    rootless = "name=rootless" in options
+    # Podman has a field of its own for it.
+    rootless = "name=rootless" in options or info.get("Rootless") is True
     return EngineInfo(
         name=name,
         version=str(version.get("Version") or info.get("ServerVersion") or ""),
@@ -96,6 +107,7 @@ def engine_info(
         memory=int(info.get("MemTotal") or 0),
         cannot=_cannot(info, name, rootless, has_gpu_hook),
         data_root=str(info.get("DockerRootDir") or ""),
+        machine=str(info.get("Name") or ""),
     )
 
 
@@ -113,7 +125,7 @@ def _cannot(info: Answer, name: str, rootless: bool, has_gpu_hook: bool) -> dict
             why = "it runs rootless on cgroup v1" if powerless else "the kernel has no such control group"
             cannot[key] = f"This engine cannot {what}: {why}."
     if name == "podman":
-        cannot["gpus"] = "Podman ignores requests for GPUs that come through its Docker-compatible socket."
+        cannot["gpus"] = NO_PODMAN_GPUS
     elif not has_gpu_hook and not _has_gpus(info):
         cannot["gpus"] = "This engine cannot give GPUs to containers: no NVIDIA runtime is set up."
     return cannot

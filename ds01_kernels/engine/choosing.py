@@ -1,0 +1,198 @@
+"""Which engine there is: the one that was asked for, or the first that answers, and why it is that one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from ds01_kernels.engine import (
+    BuildProgress,
+    BuildRequest,
+    ContainerFile,
+    ContainerInfo,
+    ContainerSpec,
+    Engine,
+    EngineInfo,
+    EngineName,
+    ImageInfo,
+    Stream,
+)
+from ds01_kernels.engine.docker import DockerEngine
+from ds01_kernels.engine.docker_connection import DEFAULT_ADDRESS, address, is_podman
+from ds01_kernels.engine.docker_connection import connect as connect_docker
+from ds01_kernels.engine.podman import PodmanEngine
+from ds01_kernels.engine.podman_service import has_program, offered, refusal
+from ds01_kernels.errors import EngineUnreachableError
+
+
+@dataclass(frozen=True)
+class Choice:
+    """`why` is a sentence. `is_final`: for the life of this process; if not, it is to be looked for again."""
+
+    engine: Engine
+    why: str
+    is_final: bool = True
+
+
+def choose(name: EngineName, timeout: float, *, usual: str = DEFAULT_ADDRESS) -> Choice:
+    """The engine of that name. `usual` is where Docker is when nobody says otherwise.
+
+    Blocks. Raises `EngineUnreachableError` when there is none, with what to install.
+    """
+    if name == "podman":
+        return Choice(PodmanEngine(timeout=timeout), "Workbench.engine says podman.")
+    if name == "docker":
+        return _docker(timeout, "Workbench.engine says docker.")
+    for variable in ("DOCKER_HOST", "DOCKER_CONTEXT"):
+        if value := os.environ.get(variable):
+            return _docker(timeout, f"{variable} is {value}.")
+    named = address()
+    if named != DEFAULT_ADDRESS:
+        return _docker(timeout, f"The current docker context has the address {named}.")
+    path = usual.removeprefix("unix://")
+    said = refusal(usual)
+    if not said:
+        return _docker(timeout, f"Docker's socket {path} answers.")
+    without = f"Docker does not answer at {path} ({said})"
+    if at := offered():
+        return Choice(PodmanEngine(timeout=timeout), f"{without}, and Podman does at {at}.")
+    if has_program():
+        return Choice(
+            PodmanEngine(timeout=timeout),
+            f"{without}, and there is a podman, whose service is started when it is needed.",
+        )
+    raise EngineUnreachableError(
+        f"{without}, and there is no podman.",
+        remedy=_remedy(Path(path)),
+    )
+
+
+def _remedy(socket: Path) -> str:
+    if not socket.exists():
+        return (
+            "Install one of them: on Debian and Ubuntu `sudo apt-get install docker.io` or `podman`. If "
+            "Docker is installed, start it (`sudo systemctl start docker`); if it runs elsewhere, set "
+            "DOCKER_HOST."
+        )
+    if not os.access(socket, os.R_OK | os.W_OK):
+        return (
+            "Ask the administrator to add you to the `docker` group, then log in again; or to install "
+            "podman, which needs no group."
+        )
+    return "Start Docker (`sudo systemctl start docker`), or install podman."
+
+
+def _docker(timeout: float, why: str) -> Choice:
+    """What is at Docker's address may be Podman, which podman-docker puts there."""
+    try:
+        client = connect_docker(min(timeout, 10.0))
+        try:
+            found = is_podman(client.version())
+        finally:
+            client.close()
+    except Exception:  # noqa: BLE001 - whoever asks the engine something hears what is wrong with it
+        return Choice(DockerEngine(timeout=timeout), why, is_final=False)
+    if found:
+        return Choice(
+            PodmanEngine(timeout=timeout, reach=connect_docker), f"{why} It is Podman that answers."
+        )
+    return Choice(DockerEngine(timeout=timeout), why)
+
+
+class ChosenEngine:
+    """The engine that `find` finds, at the first call that needs one."""
+
+    def __init__(self, find: Callable[[], Choice]) -> None:
+        self._find = find
+        self._choice: Choice | None = None
+        self._choosing = asyncio.Lock()
+
+    async def _chosen(self) -> Engine:
+        async with self._choosing:
+            if self._choice is None or not self._choice.is_final:
+                former = self._choice
+                self._choice = await asyncio.to_thread(self._find)
+                if former is not None and type(former.engine) is type(self._choice.engine):
+                    # Streams may be open on it.
+                    self._choice = replace(self._choice, engine=former.engine)
+            return self._choice.engine
+
+    async def info(self) -> EngineInfo:
+        found = await (await self._chosen()).info()
+        return replace(found, why=self._choice.why) if self._choice else found
+
+    async def image(self, reference: str) -> ImageInfo | None:
+        return await (await self._chosen()).image(reference)
+
+    def build(self, request: BuildRequest) -> AsyncIterator[BuildProgress]:
+        return self._built(request)
+
+    async def _built(self, request: BuildRequest) -> AsyncGenerator[BuildProgress, None]:
+        # Leaving this one early is to leave that of the engine, at once.
+        async with aclosing((await self._chosen()).build(request)) as values:  # type: ignore[type-var]
+            async for progress in values:
+                yield progress
+
+    async def import_image(self, archive: Path, reference: str, changes: Sequence[str] = ()) -> ImageInfo:
+        return await (await self._chosen()).import_image(archive, reference, changes)
+
+    async def tag(self, image_id: str, reference: str) -> None:
+        await (await self._chosen()).tag(image_id, reference)
+
+    async def remove_image(self, reference: str) -> None:
+        await (await self._chosen()).remove_image(reference)
+
+    async def images(self, labels: Mapping[str, str]) -> list[ImageInfo]:
+        return await (await self._chosen()).images(labels)
+
+    async def containers(self, labels: Mapping[str, str]) -> list[ContainerInfo]:
+        return await (await self._chosen()).containers(labels)
+
+    async def container(self, name: str) -> ContainerInfo | None:
+        return await (await self._chosen()).container(name)
+
+    async def create(self, spec: ContainerSpec) -> ContainerInfo:
+        return await (await self._chosen()).create(spec)
+
+    async def rename(self, container: str, name: str) -> None:
+        await (await self._chosen()).rename(container, name)
+
+    async def start(self, container: str) -> None:
+        await (await self._chosen()).start(container)
+
+    async def stop(self, container: str, grace: float) -> None:
+        await (await self._chosen()).stop(container, grace)
+
+    async def remove(self, container: str) -> None:
+        await (await self._chosen()).remove(container)
+
+    async def read_file(self, container: str, path: PurePosixPath) -> bytes | None:
+        return await (await self._chosen()).read_file(container, path)
+
+    async def write_files(self, container: str, files: Sequence[ContainerFile]) -> None:
+        await (await self._chosen()).write_files(container, files)
+
+    async def exec(
+        self,
+        container: str,
+        argv: Sequence[str],
+        *,
+        user: str = "",
+        env: Mapping[str, str] | None = None,
+        cwd: str = "",
+        terminal: bool = False,
+    ) -> Stream:
+        engine = await self._chosen()
+        return await engine.exec(container, argv, user=user, env=env, cwd=cwd, terminal=terminal)
+
+    async def logs(self, container: str, tail: int = 200) -> str:
+        return await (await self._chosen()).logs(container, tail)
+
+    async def close(self) -> None:
+        choice, self._choice = self._choice, None
+        if choice is not None:
+            await choice.engine.close()
