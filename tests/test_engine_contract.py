@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import tarfile
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -539,6 +540,24 @@ def test_tag_and_remove_image(lab: Lab) -> None:
         assert await engine.image(one) is None
         assert await engine.image(two) is not None
         assert await engine.image(BASE) is not None
+
+    lab.run(flow)
+
+
+def test_an_archive_becomes_an_image_of_that_name(lab: Lab, tmp_path: Path) -> None:
+    (tmp_path / "hello").write_text("hello")
+    with tarfile.open(tmp_path / "root.tar", "w") as archive:
+        archive.add(tmp_path / "hello", "hello")
+
+    async def flow(engine: Engine) -> None:
+        # Of one repository, and without the tag that every engine takes where it is given none.
+        repository = lab.reference().removesuffix(":latest")
+        lab.images += [f"{repository}:one", f"{repository}:two"]
+        one = await engine.import_image(tmp_path / "root.tar", f"{repository}:one")
+        two = await engine.import_image(tmp_path / "root.tar", f"{repository}:two", ["ENV A=b"])
+        assert (f"{repository}:one" in one.tags, f"{repository}:two" in two.tags) == (True, True)
+        assert await engine.image(f"{repository}:latest") is None
+        assert one.id in {image.id for image in await engine.images({})}
 
     lab.run(flow)
 

@@ -92,14 +92,14 @@ class DockerEngine:
 
     async def import_image(self, archive: Path, reference: str, changes: Sequence[str] = ()) -> ImageInfo:
         _check_reference(reference)
-        repository, tag = parse_repository_tag(reference)
+        repository, tag = self._import_name(reference)
         cancelled = threading.Event()
 
         def ask(client: APIClient) -> None:
             client.import_image_from_data(
                 pieces(archive, cancelled),  # requests sends any iterable of bytes
                 repository=repository,
-                tag=tag or "latest",
+                tag=tag,
                 changes=list(changes),  # sent as one parameter for each
             )
 
@@ -314,6 +314,11 @@ class DockerEngine:
     def _told(self, error: Ds01Error) -> Ds01Error:
         return error
 
+    def _import_name(self, reference: str) -> tuple[str, str | None]:
+        """Repository and tag, as a request to import has them."""
+        repository, tag = parse_repository_tag(reference)
+        return repository, tag or "latest"
+
     def _creation(self, client: APIClient, spec: ContainerSpec, log_driver: str) -> dict[str, Any]:
         return creation(client, spec, log_driver)
 
@@ -322,7 +327,8 @@ class DockerEngine:
 
 
 def _filters(labels: Mapping[str, str]) -> dict[str, list[str]]:
-    return {"label": [f"{name}={value}" for name, value in labels.items()]}
+    # Podman takes no empty list.
+    return {"label": [f"{name}={value}" for name, value in labels.items()]} if labels else {}
 
 
 def _check_name(container: str) -> None:

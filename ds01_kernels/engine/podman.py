@@ -99,6 +99,10 @@ class PodmanEngine(DockerEngine):
     def _told(self, error: Ds01Error) -> Ds01Error:
         return in_podmans_words(error)
 
+    def _import_name(self, reference: str) -> tuple[str, str | None]:
+        # Podman 4 heeds no tag beside the name.
+        return reference, None
+
     def _creation(self, client: APIClient, spec: ContainerSpec, log_driver: str) -> dict[str, Any]:
         arguments = super()._creation(client, spec, log_driver)
         if limits := list(_reachable_limits()):
@@ -129,6 +133,9 @@ def in_podmans_words(error: Ds01Error) -> Ds01Error:
         remedy = "`podman info` says whether podman works; if it runs elsewhere, set CONTAINER_HOST."
     elif isinstance(error, EngineDeniedError) and "group" in remedy:
         remedy = "Ask the administrator for access, or unset CONTAINER_HOST to use rootless podman."
+    elif "needs secrets" in message:
+        message = message.replace("the classic builder", "Podman's service")
+        remedy = "That takes the podman program on this machine, with the images that the service has."
     elif not remedy:
         remedy = next((words for said, words in _MISSING if re.search(said, message)), "")
     error.args, error.remedy = (message,), remedy

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import tempfile
-from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -37,7 +36,11 @@ _PAUSE = 0.1
 _STEP_RUNNER = b"buildah-oci-runtime"
 
 _STEP = re.compile(r"(?:\[(\d+)/\d+\] )?STEP (\d+)/\d+: (.*)", re.DOTALL)
-_ERROR = re.compile(r'Error: (?:building at STEP ".*": )?(.+)', re.DOTALL)
+_ERROR = "Error: "
+# Where it failed is known, and of the rest no more than the reason is for a reader.
+_ABOUT_ERROR = re.compile(
+    r'^building at STEP ".*?": |checking on sources under "[^"]*": | &imagebuilder\.Step\{.*$'
+)
 
 
 class PodmanBuilders(Builders):
@@ -102,18 +105,20 @@ async def command_build(request: BuildRequest, context: Context) -> AsyncGenerat
         identity = Path(folder) / "id"
         process = await _started(request, identity)
         feeding = asyncio.create_task(fed(process, context))
-        report, said, is_over = StagesReport(request), deque[str](maxlen=1), False
+        report, last, is_over = StagesReport(request), "", False
         try:
             async for line in chunks(process):
-                if found := _ERROR.match(line):
-                    said.append(found[1])
-                for progress in report.read({"stream": f"{line}\n"}):
-                    yield progress
+                # The last line is what podman says of a failure, any other what a command printed.
+                waiting, last = last, line if line.startswith(_ERROR) else ""
+                for text in ([waiting] if waiting else []) + ([] if last else [line]):
+                    for progress in report.read({"stream": f"{text}\n"}):
+                        yield progress
             code = await process.wait()
             is_over = True
             await feeding
             if code != 0:
-                for progress in report.read({"error": said[-1] if said else "podman ended without a word"}):
+                reason = last.removeprefix(_ERROR) or "podman ended without a word"
+                for progress in report.read({"error": reason}):
                     yield progress
             made = await asyncio.to_thread(identity.read_text, encoding="utf-8")
             for progress in (*report.read({"aux": {"ID": made.strip()}}), *report.finished()):
@@ -134,6 +139,8 @@ class StagesReport(ClassicReport):
         self._starts = [index for index, keyword in enumerate(keywords) if keyword == "FROM"] or [0]
 
     def read(self, message: Message) -> Iterator[BuildProgress]:
+        if error := message.get("error"):
+            message = {"error": _ABOUT_ERROR.sub("", str(error))}
         found = _STEP.match(str(message.get("stream") or ""))
         stage = int(found[1] or 1) if found else 0
         if found and stage <= len(self._starts):
@@ -166,7 +173,7 @@ async def _started(request: BuildRequest, identity: Path) -> asyncio.subprocess.
 def _command(request: BuildRequest, identity: Path) -> Sequence[str]:
     return [
         # What comes on standard output and on the other keeps its order only in one stream.
-        *("/bin/sh", "-c", 'exec "$@" 1>&2', "podman", *command(), "build"),
+        *("/bin/sh", "-c", 'exec "$@" 1>&2', "podman", *command(), "--log-level=error", "build"),
         # Only what was asked for reaches a build.
         "--http-proxy=false",
         *(f"--build-arg={name}={value}" for name, value in request.args.items()),
