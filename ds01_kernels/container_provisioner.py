@@ -117,7 +117,8 @@ class ContainerProvisioner(KernelProvisionerBase):
     async def _lead_to(self, prefix: str) -> None:
         assert self._channels is not None
         if self._is_restart:
-            await lead_back(self._channels, prefix)
+            manager: Any = self.parent
+            await lead_back(self._channels, prefix, manager.context)
         else:
             self._channels.point_at(prefix)
 

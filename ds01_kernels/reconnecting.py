@@ -1,48 +1,69 @@
-"""What keeps the output of a restarted kernel for the clients that wait for it."""
+"""Restarted kernels, and the clients that wait for them at the same paths.
+
+A request that waited for the restart is answered at once, and what the kernel says of it on IOPub reaches
+only clients whose other socket is back as well. Jupyter leaves ZMQ's 100 ms, which would lose the first
+outputs.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import zmq
+import zmq.asyncio
 
 from .connection import PORTS, REQUESTS, Channels
 
 #: Milliseconds until ZMQ connects again to a kernel that was restarted; at random up to twice as many.
 RECONNECT = 10
 
-#: Seconds for which clients are waited for at most, on a machine that gives this process no core in time.
-PATIENCE = 1.0
+#: Seconds for a connection that takes less than one on a machine which gives its threads a core in time.
+PATIENCE = 2.0
+
+#: Of a new connection; to be refused, where it would have to be encrypted, shows as much.
+_ANSWERED = (
+    zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
 
 
 def hasten(context: zmq.Context[zmq.Socket[bytes]]) -> None:
     """For the sockets that clients will open: let them come back soon.
 
-    With ZMQ's default, 100 ms, our kernels are back before their clients.
+    https://libzmq.readthedocs.io/en/latest/zmq_setsockopt.html (ZMQ_RECONNECT_IVL)
     """
     context.setsockopt(zmq.RECONNECT_IVL, RECONNECT)
 
 
-async def lead_back(channels: Channels, prefix: str) -> None:
-    """Point the paths at a restarted kernel's sockets, IOPub before those by which it is asked for something.
+async def lead_back(channels: Channels, prefix: str, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    """Let the paths lead to another process of the same kernel; to the end of its clients' output first.
 
-    A request that waited could else be answered before its client listens, and the output lost: a PUB
-    socket keeps nothing for those who come later. Raises `OSError` or `Ds01Error`.
+    A request that waited is answered as soon as its path leads on. By then all have to hear it: a kernel's
+    socket keeps nothing for those who come later. `context` is the clients'. Raises `OSError` or `Ds01Error`.
     """
     channels.point_at(prefix, set(PORTS.values()) - REQUESTS)
-    await _let_them_come()
+    address = f"ipc://{channels.ip}-{PORTS['iopub_port']}"
+    with suppress(TimeoutError):
+        async with asyncio.timeout(PATIENCE):
+            # The time within which all try again, from when ZMQ's thread and the kernel's are known to do
+            # something; then another one, which comes after them.
+            await _connected(context, address)
+            await asyncio.sleep(2 * RECONNECT / 1000)
+            await _connected(context, address)
     channels.point_at(prefix, REQUESTS)
 
 
-async def _let_them_come() -> None:
-    """Wait for three times `RECONNECT` in a row in which this thread got a core in time.
-
-    Where it does not, ZMQ's threads, which connect again, come too late as well.
-    """
-    loop = asyncio.get_running_loop()
-    step, patience = RECONNECT / 1000, loop.time() + PATIENCE
-    in_time = 0
-    while in_time < 3 and loop.time() < patience:
-        began = loop.time()
-        await asyncio.sleep(step)
-        in_time = in_time + 1 if loop.time() - began < 1.5 * step else 0
+async def _connected(context: zmq.Context[zmq.Socket[bytes]], address: str) -> None:
+    """Come as one more client, by the thread that the others have, and go."""
+    with zmq.asyncio.Context.shadow(context.underlying).socket(zmq.SUB) as client:
+        client.linger = 0
+        monitor = client.get_monitor_socket(_ANSWERED)
+        try:
+            client.connect(address)
+            await monitor.recv_multipart()
+        finally:
+            client.disable_monitor()
+            monitor.close(linger=0)

@@ -32,7 +32,7 @@ async def asks_and_listens() -> None:
             prefix = channels.own_prefix()
             shell.bind(f"ipc://{prefix}-{PORTS['shell_port']}")
             iopub.bind(f"ipc://{prefix}-{PORTS['iopub_port']}")
-            opening = asyncio.create_task(lead_back(channels, prefix))
+            opening = asyncio.create_task(lead_back(channels, prefix, heard.context))
             assert (await asyncio.wait_for(shell.recv_multipart(), LIMIT))[-1] == b"1 + 1"
             await iopub.send(b"2")
             assert await asyncio.wait_for(heard.recv(), LIMIT) == b"2"
