@@ -94,6 +94,8 @@ def home(engine_available: None) -> Iterator[Home]:
             yield Home(user, [*as_user(user), *python], env)
         finally:
             _end_all_of(user.pw_uid)
+            # https://docs.podman.io/en/v4.3/markdown/podman.1.html, XDG_RUNTIME_DIR
+            shutil.rmtree(f"/tmp/podman-run-{user.pw_uid}", ignore_errors=True)
 
 
 def _why_not_rootless() -> str:
