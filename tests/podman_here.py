@@ -99,9 +99,18 @@ def a_podman(images: Sequence[str]) -> Iterator[Podman]:
             finally:
                 podman.run("rm", "--all", "--force", "--time=0")
     finally:
-        # Mounts of images stay until they are taken down.
-        subprocess.run(["umount", "--lazy", folder / "data" / "overlay"], capture_output=True)
-        shutil.rmtree(folder)
+        take_down(folder)
+
+
+def take_down(folder: Path) -> None:
+    """Remove the storage in that folder, with what podman keeps running and mounted for it."""
+    # Minutes after the end of a command conmon starts a podman to clear up, which would make it all again.
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if f"{folder}/" in " ".join(process.cmdline()):
+                process.kill()
+    subprocess.run(["umount", "--lazy", folder / "data" / "overlay"], capture_output=True)
+    shutil.rmtree(folder)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from live import until
-from podman_here import LIMIT, services, why_not
+from podman_here import LIMIT, services, take_down, why_not
 
 from ds01_kernels.engine import ContainerSpec, EngineName, GpuRequest, podman_service
 from ds01_kernels.engine.choosing import Choice, ChosenEngine, choose
@@ -238,5 +238,4 @@ def test_two_processes_at_once_start_one_service(
             until(lambda: podman_service.refusal(address))
             path.unlink(missing_ok=True)
             path.with_suffix(".log").unlink(missing_ok=True)
-        subprocess.run(["umount", "--lazy", folder / "data" / "overlay"], capture_output=True)
-        shutil.rmtree(folder)
+        take_down(folder)
