@@ -138,6 +138,16 @@ def test_podman_where_docker_does_not_answer(machine: Machine, has_socket: bool)
     assert ("at unix://" in chosen.why) is has_socket
 
 
+def test_docker_that_is_down_for_the_moment_is_waited_for(machine: Machine) -> None:
+    machine.program("podman")
+    with socket.socket(socket.AF_UNIX) as closed:
+        closed.bind(str(machine.docker))
+    chosen = machine.choose()
+    assert type(chosen.engine) is DockerEngine
+    assert "its socket is there" in chosen.why
+    assert not chosen.is_final
+
+
 def test_what_is_named_is_not_replaced_by_something_else(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

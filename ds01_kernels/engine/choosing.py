@@ -58,9 +58,13 @@ def choose(name: EngineName, timeout: float, *, usual: str = DEFAULT_ADDRESS) ->
     if not said:
         return _docker(timeout, f"Docker's socket {path} answers.")
     without = f"Docker does not answer at {path} ({said})"
-    if at := offered():
+    at, is_there = offered(), has_program()
+    if (at or is_there) and os.access(path, os.R_OK | os.W_OK):
+        # It is down for the moment, with this user's containers: another engine would make others.
+        return _docker(timeout, f"{without}, but its socket is there; Workbench.engine can say podman.")
+    if at:
         return Choice(PodmanEngine(timeout=timeout), f"{without}, and Podman does at {at}.")
-    if has_program():
+    if is_there:
         return Choice(
             PodmanEngine(timeout=timeout),
             f"{without}, and there is a podman, whose service is started when it is needed.",
