@@ -61,7 +61,8 @@ def choose(name: EngineName, timeout: float, *, usual: str = DEFAULT_ADDRESS) ->
     at, is_there = offered(), has_program()
     if (at or is_there) and os.access(path, os.R_OK | os.W_OK):
         # It is down for the moment, with this user's containers: another engine would make others.
-        return _docker(timeout, f"{without}, but its socket is there; Workbench.engine can say podman.")
+        why = f"{without}, but its socket is there; Workbench.engine can say podman."
+        return Choice(DockerEngine(timeout=timeout), why, is_final=False)
     if at:
         return Choice(PodmanEngine(timeout=timeout), f"{without}, and Podman does at {at}.")
     if is_there:
