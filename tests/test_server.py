@@ -523,10 +523,11 @@ def start_two_kernels(server: Server, project: ProjectFolder) -> list[int]:
 
 
 def sockets_left(project: ProjectFolder) -> list[Path]:
-    """What the kernels of a project that runs none have left in its mounted directory."""
+    """What the kernels of a project that runs none have left in its mounted directory; a spare is none."""
     info = with_engine(lambda engine: engine.container(project.container))
     assert info is not None
-    return sorted(Path(info.labels["ds01-kernels.sockets"]).iterdir())
+    found = Path(info.labels["ds01-kernels.sockets"]).iterdir()
+    return sorted(path for path in found if not path.name.startswith("spare-"))
 
 
 def test_two_servers_and_command_lines_share_a_project(house: House, ipykernel_image: str) -> None:

@@ -25,8 +25,10 @@ from .survey import markers
 #: Where pip's report and what users asked for are, in containers that were made for it.
 NOTES = os.environ.get("DS01_PIP_FOLDER") or "/opt/ds01/pip"
 
-#: Seconds: between looks; without a change until packages are listed; at most until then, if changes go on.
+#: Seconds: between looks, and looks for pip's report alone, which the next install writes anew; without a
+#: change until packages are listed; at most until then, if changes go on.
 PAUSE = 0.5
+REPORT_PAUSE = 0.1
 QUIET = 0.4
 PATIENCE = 10.0
 #: Seconds after a change within which another may leave a folder's time as it is: file systems round.
@@ -92,21 +94,22 @@ class PackageWatch:
         except Exception as error:
             logs.say("the packages could not be listed at the start: %.500r" % error)
         self._tell(_set, self.baseline, None)
+        looked = time.monotonic()
         while True:
             try:
-                wanted = self._requests.get(timeout=PAUSE)
+                wanted = self._requests.get(timeout=REPORT_PAUSE)
             except queue.Empty:
                 wanted = None
             try:
+                self._keep_report()
                 if wanted is not None:
                     listed = self._list()
                     # Amid an install, perhaps one that leaves all as it was: that must be told.
                     self._was_told_otherwise |= listed["packages"] != self._known
                     self._tell(_set, wanted, listed)
-                if self._is_active:
+                if self._is_active and (wanted is not None or time.monotonic() - looked >= PAUSE):
                     self._check()
-                else:
-                    self._keep_report()
+                    looked = time.monotonic()
             except Exception as error:
                 logs.say("the packages could not be listed: %.500r" % error)
                 if wanted is not None:
@@ -119,27 +122,31 @@ class PackageWatch:
             sys.exit()  # the loop is closed: the agent ends
 
     def _keep_report(self) -> None:
-        """All that cannot wait when no client is there: the next install writes its report over this one."""
+        """All that cannot wait, also when no client is there: the next install writes its report over this
+        one."""
         path = self._asked.report
         stamp = _stamp(path)
         if stamp != self._stamps.get(path):
             self._stamps[path] = stamp
             self._asked.take_report()
+            self._is_due(time.monotonic())
 
     def _check(self) -> None:
         """Look, and list when something has changed and is quiet since."""
         stamps = self._look()
         now = time.monotonic()
         if stamps != self._stamps:
-            if self._stamps.get(self._asked.report) != stamps.get(self._asked.report):
-                self._asked.take_report()
-            if self._due is None:
-                self._changed = now
             self._stamps = stamps
-            self._due = min(now + QUIET, self._changed + PATIENCE)
+            self._is_due(now)
         if self._due is not None and now >= self._due:
             self._due = None
             self._compare(now)
+
+    def _is_due(self, now: float) -> None:
+        """Something has changed."""
+        if self._due is None:
+            self._changed = now
+        self._due = min(now + QUIET, self._changed + PATIENCE)
 
     def _compare(self, now: float) -> None:
         before = self._stamps
