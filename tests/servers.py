@@ -433,13 +433,22 @@ def container_id(name: str) -> str | None:
 
 
 def host_processes(container: str) -> dict[int, str]:
-    """What runs in the container, by the host's pids: the command lines."""
+    """What runs in the container, by the host's pids: the command lines. Spare kernels, which come and go as
+    there is room, are left out."""
     client = connect(60.0)
     try:
         listed = client.top(container, ps_args="-eo pid,args")["Processes"]
-        return {int(pid): arguments for pid, arguments in listed}
     finally:
         client.close()
+    return {int(pid): arguments for pid, arguments in listed if not _is_spare(int(pid))}
+
+
+def _is_spare(pid: int) -> bool:
+    """Whether the OOM killer is to take it first."""
+    try:
+        return Path(f"/proc/{pid}/oom_score_adj").read_text() == "1000\n"
+    except OSError:
+        return False
 
 
 def host_pid(container: str, inner: int) -> int:

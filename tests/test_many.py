@@ -316,12 +316,10 @@ def medians(seen: Sequence[Counts]) -> Counts:
 
 def more(before: Counts, now: Counts) -> dict[str, tuple[float, float]]:
     """What there is more of, as before and now."""
-    # A spare kernel comes and goes with the room that there is: a process, its line to the agent, and its
-    # sockets.
+    # A spare kernel comes and goes with the room that there is, with its line to the agent and its sockets.
     allowed = replace(
         before,
         descriptors=before.descriptors + POOLED,
-        processes_in_container=before.processes_in_container + 1,
         agent_descriptors=before.agent_descriptors + 1,
         sockets=before.sockets + len(PORTS),
     )
