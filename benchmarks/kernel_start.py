@@ -79,7 +79,7 @@ async def start_together(stage: Stage, contender: Contender) -> Sample:
 
 async def stop_container(contender: Contender) -> None:
     assert contender.project is not None
-    engine = Workbench.open().engine
+    engine = Workbench.open().chosen_engine
     await Workbench.open().run(engine.stop(contender.project.container_name(os.getuid()), grace=0))
 
 
