@@ -220,6 +220,15 @@ def test_short_notebooks_one_after_another(ipykernel_image: str) -> None:
 # Whether the heart sees what it is to see
 
 
+def seeing(work: Callable[[Heart], Coroutine[Any, Any, None]], is_seen: Callable[[Heart], bool]) -> Heart:
+    """A heart that has seen it: who gets the GIL, and so what is seen, is up to the operating system."""
+    for _ in range(8):
+        heart = asyncio.run(beating(work))
+        if is_seen(heart):
+            break
+    return heart
+
+
 @pytest.mark.parametrize(
     "code", ["time.sleep(0.3)", "for _ in range(10_000_000): pass"], ids=["waiting", "computing"]
 )
@@ -231,15 +240,19 @@ def test_the_heart_sees_whose_code_blocks_the_loop(code: str, is_ours: bool) -> 
 
     async def work(heart: Heart) -> None:
         # Once is enough on an idle machine.
-        for _ in range(20):
+        for _ in range(5):
             await asyncio.sleep(0.02)
             namespace["block"]()
-            if heart.ours or heart.others:
+            if is_seen(heart):
                 return
 
-    heart = asyncio.run(beating(work))
-    seen = heart.ours if is_ours else heart.others
-    assert any(name.endswith("made_up.py:block") for name in seen)
+    def is_seen(heart: Heart) -> bool:
+        # Others of this process may be seen as well, such as its garbage collection.
+        seen = heart.ours if is_ours else heart.others
+        return any(name.endswith("made_up.py:block") for name in seen)
+
+    heart = seeing(work, is_seen)
+    assert is_seen(heart)
     assert is_ours or not heart.ours
     assert heart.longest >= heart.blocked > LIMIT
 
@@ -253,7 +266,7 @@ def test_the_heart_sees_who_keeps_the_loop_from_running() -> None:
 
     async def work(heart: Heart) -> None:
         # The watchdog has to be awake before, which takes its time on a loaded machine.
-        for _ in range(50):
+        for _ in range(100):
             await asyncio.sleep(0.1)
             await asyncio.to_thread(namespace["keep_the_gil"])
             if heart.ours:
