@@ -20,7 +20,7 @@ from live import (
 from private_daemon import PrivateDaemon, a_daemon
 from servers import Kernel, a_house
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.apart]
 
 #: Seconds that kernels are waited for when their stream is lost.
 GRACE = 2.0

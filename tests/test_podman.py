@@ -22,7 +22,7 @@ from podman_here import GIVEN, Podman, load, services, why_not
 
 from ds01_kernels.engine import podman_service
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.apart]
 
 PLAIN = f"plain-{secrets.token_hex(4)}"
 
