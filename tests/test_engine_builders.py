@@ -8,24 +8,22 @@ import io
 import json
 import os
 import random
-import secrets
 import socketserver
 import stat
 import sys
 import tarfile
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
-import docker.errors
 import pytest
-from docker import APIClient
+from conftest import BASE_IMAGE
 from docker_clients import use_client
 from hypothesis import given
 from hypothesis import strategies as st
+from lab import LABEL, Lab, a_lab, built, run
 
 from ds01_kernels.build_text import BuildText
 from ds01_kernels.engine import BuildProgress, BuildRequest
@@ -46,36 +44,11 @@ from ds01_kernels.errors import (
     EngineUnreachableError,
 )
 
-BASE = "ds01/base:latest"
-LABEL = "ds01-kernels.test"
-ADDRESS = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
-
-
-class Lab:
-    def __init__(self) -> None:
-        self.mark = secrets.token_hex(6)
-        self.reference = f"ds01-test-{self.mark}/image:latest"
-
-    def request(self, directory: Path, text: str, **more: object) -> BuildRequest:
-        return BuildRequest(directory, text, self.reference, labels={LABEL: self.mark}, **more)  # type: ignore[arg-type]
-
-    def clean(self) -> None:
-        client = APIClient(ADDRESS)
-        left = {"label": f"{LABEL}={self.mark}"}
-        # An image that another one is made of goes after that.
-        while images := client.images(filters=left):
-            for image in images:
-                with suppress(docker.errors.APIError):
-                    client.remove_image(image["Id"], force=True)
-            assert len(client.images(filters=left)) < len(images)
-        client.close()
-
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:
-    lab = Lab()
-    yield lab
-    lab.clean()
+    with a_lab() as lab:
+        yield lab
 
 
 @pytest.fixture(params=["buildx", "buildkit", "client"])
@@ -85,23 +58,6 @@ def builder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         use_client(monkeypatch, request.param)
     name: BuilderName = request.param
     return name
-
-
-def run(
-    flow: Callable[[DockerEngine], Awaitable[None]], builder: BuilderName | None = None, *, limit: float = 120
-) -> None:
-    async def whole() -> None:
-        engine = DockerEngine(builder=builder)
-        try:
-            await asyncio.wait_for(flow(engine), limit)
-        finally:
-            await engine.close()
-
-    asyncio.run(whole())
-
-
-async def built(engine: DockerEngine, request: BuildRequest) -> list[BuildProgress]:
-    return [progress async for progress in engine.build(request)]
 
 
 def printed(progress: list[BuildProgress]) -> str:
@@ -372,7 +328,7 @@ def test_a_step_begins_prints_and_ends() -> None:
     run_ = "[2/2] RUN printf ä"
     first, second = "ä".encode()[:1], "ä".encode()[1:]
     reading, found = report(
-        f"FROM {BASE}\nRUN printf ä\n",
+        f"FROM {BASE_IMAGE}\nRUN printf ä\n",
         Trace((vertex("[1/2] FROM docker.io/ds01/base", 1, 1, cached=True), vertex(run_))),
         Trace((vertex(run_, 2.0),)),
         Trace(outputs=(Output(f"sha256:{run_}", b"x" + first),)),
@@ -408,7 +364,7 @@ def test_failures_of_a_step(error: str, words: str) -> None:
     name = "[2/2] RUN false"
     lines = b"".join(b"line %d\n" % number for number in range(50))
     reading, _ = report(
-        f"FROM {BASE}\nRUN false\n",
+        f"FROM {BASE_IMAGE}\nRUN false\n",
         Trace((vertex(name, 1.0),), (Output(f"sha256:{name}", lines),)),
         Trace(
             (vertex(name, 1.0, 2.0, error=error), vertex("[3/3] RUN x", 1.0, 2.0, error="context canceled"))
@@ -478,7 +434,7 @@ PLAIN = """\
 
 def test_the_client_s_plain_progress() -> None:
     reader = PlainReader()
-    request = BuildRequest(Path(), f"FROM {BASE}\nRUN echo one; sleep 2\nRUN echo two\n", "x")
+    request = BuildRequest(Path(), f"FROM {BASE_IMAGE}\nRUN echo one; sleep 2\nRUN echo two\n", "x")
     reading = TraceReport(request, is_announced=False)
     found = [one for line in PLAIN.format(nothing="").splitlines() for one in reading.read(reader.read(line))]
     assert {one.steps for one in found} == {3}
@@ -993,12 +949,12 @@ def test_secrets_go_to_a_client(fake_docker: FakeDocker, tmp_path: Path) -> None
 def test_a_build_of_several_stages(lab: Lab, tmp_path: Path, builder: BuilderName) -> None:
     text = f"""\
 ARG X=latest
-FROM {BASE.partition(":")[0]}:$X AS one
+FROM {BASE_IMAGE.partition(":")[0]}:$X AS one
 WORKDIR /srv
 RUN echo {lab.mark} > word
-FROM {BASE} AS unused
+FROM {BASE_IMAGE} AS unused
 RUN false
-FROM {BASE}
+FROM {BASE_IMAGE}
 ENV A=b
 COPY --from=one /srv/word /w
 RUN cat /w && \\
@@ -1028,7 +984,7 @@ RUN cat /w && \\
 def test_mounts_arguments_and_no_cache(lab: Lab, tmp_path: Path, builder: BuilderName) -> None:
     (tmp_path / "data").write_text("from the folder\n")
     text = f"""\
-FROM {BASE}
+FROM {BASE_IMAGE}
 ARG WORD
 RUN --mount=type=cache,target=/c,id={lab.mark} : {lab.mark}; echo x >> /c/x && wc -l < /c/x && echo "$WORD"
 RUN --mount=type=bind,target=/b cat /b/data
@@ -1056,7 +1012,8 @@ RUN --mount=type=bind,target=/b cat /b/data
 def test_secrets(lab: Lab, tmp_path: Path, kind: BuilderName, monkeypatch: pytest.MonkeyPatch) -> None:
     use_client(monkeypatch, kind)
     (tmp_path / "token").write_text("hush " + lab.mark)
-    text = f"FROM {BASE}\nRUN --mount=type=secret,id=token echo {lab.mark}; tr a-z A-Z < /run/secrets/token\n"
+    command = f"echo {lab.mark}; tr a-z A-Z < /run/secrets/token"
+    text = f"FROM {BASE_IMAGE}\nRUN --mount=type=secret,id=token {command}\n"
 
     async def flow(engine: DockerEngine) -> None:
         request = lab.request(tmp_path, text, secrets={"token": tmp_path / "token"})
@@ -1074,7 +1031,7 @@ def test_only_what_is_copied_leaves_the_folder(lab: Lab, tmp_path: Path, kind: B
         file.truncate(2**42)
 
     async def flow(engine: DockerEngine) -> None:
-        for text in (f"FROM {BASE}\n", f"FROM {BASE}\nCOPY wanted /w\n"):
+        for text in (f"FROM {BASE_IMAGE}\n", f"FROM {BASE_IMAGE}\nCOPY wanted /w\n"):
             progress = await asyncio.wait_for(built(engine, lab.request(tmp_path, text)), 60)
             assert progress[-1].image_id
             assert "Notice" not in printed(progress)
@@ -1100,7 +1057,7 @@ def test_a_base_image_that_copies_gets_the_folder(lab: Lab, tmp_path: Path, kind
     base = f"ds01-test-{lab.mark}/base:latest"
 
     async def flow(engine: DockerEngine) -> None:
-        text = f"FROM {BASE}\nONBUILD COPY . /here\nONBUILD RUN cat /here/data\n"
+        text = f"FROM {BASE_IMAGE}\nONBUILD COPY . /here\nONBUILD RUN cat /here/data\n"
         await built(engine, BuildRequest(tmp_path, text, base, labels={LABEL: lab.mark}))
         assert "from the folder\n" in printed(
             await built(engine, lab.request(tmp_path, f"FROM {base}\nRUN true\n"))
@@ -1113,7 +1070,7 @@ def test_a_base_image_that_copies_gets_the_folder(lab: Lab, tmp_path: Path, kind
 def test_a_cancelled_build_ends_on_the_engine(lab: Lab, tmp_path: Path, builder: BuilderName) -> None:
     # A number of seconds that no other process sleeps.
     mark = f"{random.randrange(10**6, 10**7)}.5"
-    text = f"FROM {BASE}\nRUN echo {lab.mark}; sleep {mark}\n"
+    text = f"FROM {BASE_IMAGE}\nRUN echo {lab.mark}; sleep {mark}\n"
 
     def sleeping() -> bool:
         for path in Path("/proc").glob("[0-9]*/cmdline"):

@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import os
-import secrets
 import select
 import shutil
 import socket
@@ -16,18 +15,20 @@ import subprocess
 import sys
 import tarfile
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 import docker.errors
 import pytest
 import requests
+from conftest import BASE_IMAGE
 from docker import APIClient
 from hypothesis import given
 from hypothesis import strategies as st
+from lab import ADDRESS, LABEL, Lab, a_lab, built, run
 
-from ds01_kernels.engine import BuildProgress, BuildRequest, ContainerSpec, EngineInfo, GpuRequest, Mount
+from ds01_kernels.engine import BuildRequest, ContainerSpec, EngineInfo, GpuRequest, Mount
 from ds01_kernels.engine.docker import DockerEngine
 from ds01_kernels.engine.docker_builders import BuilderName
 from ds01_kernels.engine.docker_connection import translated
@@ -44,55 +45,11 @@ from ds01_kernels.errors import (
     EngineUnreachableError,
 )
 
-BASE = "ds01/base:latest"
-LABEL = "ds01-kernels.test"
-ADDRESS = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
-
-
-class Lab:
-    def __init__(self) -> None:
-        self.mark = secrets.token_hex(6)
-        self.name = f"ds01-test-{self.mark}"
-        self.reference = f"ds01-test-{self.mark}/image:latest"
-
-    def spec(self, **more: object) -> ContainerSpec:
-        more.setdefault("entrypoint", ("sleep", "1000"))
-        more.setdefault("network", "none")
-        more.setdefault("labels", {LABEL: self.mark})
-        return ContainerSpec(self.name, BASE, **more)  # type: ignore[arg-type]
-
-    def clean(self) -> None:
-        client = APIClient(ADDRESS)
-        for one in client.containers(all=True, filters={"label": f"{LABEL}={self.mark}"}):
-            client.remove_container(one["Id"], force=True, v=True)
-        for image in client.images(filters={"reference": f"ds01-test-{self.mark}/*"}):
-            for tag in image["RepoTags"]:
-                client.remove_image(tag, force=True)
-        for image in client.images(filters={"label": f"{LABEL}={self.mark}", "dangling": True}):
-            client.remove_image(image["Id"])
-
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:
-    lab = Lab()
-    yield lab
-    lab.clean()
-
-
-def run(
-    flow: Callable[[DockerEngine], Awaitable[None]],
-    *,
-    timeout: float = 60,
-    builder: BuilderName | None = None,
-) -> None:
-    async def whole() -> None:
-        engine = DockerEngine(timeout=timeout, builder=builder)
-        try:
-            await asyncio.wait_for(flow(engine), 120)
-        finally:
-            await engine.close()
-
-    asyncio.run(whole())
+    with a_lab() as lab:
+        yield lab
 
 
 async def said(engine: DockerEngine, container: str, *argv: str) -> bytes:
@@ -102,10 +59,6 @@ async def said(engine: DockerEngine, container: str, *argv: str) -> bytes:
         output += data
     await stream.close()
     return output
-
-
-async def built(engine: DockerEngine, request: BuildRequest) -> list[BuildProgress]:
-    return [progress async for progress in engine.build(request)]
 
 
 # What is created
@@ -424,15 +377,15 @@ def relay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Relay]:
 @pytest.mark.engine
 def test_a_restarted_engine_is_found_again(relay: Relay) -> None:
     async def flow(engine: DockerEngine) -> None:
-        assert await engine.image(BASE) is not None
+        assert await engine.image(BASE_IMAGE) is not None
         relay.cut()
         relay.open()
-        assert await engine.image(BASE) is not None
+        assert await engine.image(BASE_IMAGE) is not None
         relay.cut()
         with pytest.raises(EngineUnreachableError):
-            await engine.image(BASE)
+            await engine.image(BASE_IMAGE)
         relay.open()
-        assert await engine.image(BASE) is not None
+        assert await engine.image(BASE_IMAGE) is not None
 
     run(flow)
 
@@ -471,7 +424,7 @@ def test_the_current_docker_context_is_used(
     (folder / "meta.json").write_text(json.dumps(meta))
 
     async def flow(engine: DockerEngine) -> None:
-        assert await engine.image(BASE) is not None
+        assert await engine.image(BASE_IMAGE) is not None
 
     run(flow)
     assert relay.connections > 0
@@ -802,7 +755,7 @@ def test_what_fails_in_a_build(lab: Lab, tmp_path: Path, text: str, line: int | 
 def test_a_bad_tag_is_refused(tmp_path: Path, builder: BuilderName) -> None:
     async def flow(engine: DockerEngine) -> None:
         with pytest.raises(EngineError, match="invalid"):
-            await built(engine, BuildRequest(tmp_path, f"FROM {BASE}\n", "Not/Valid:x y"))
+            await built(engine, BuildRequest(tmp_path, f"FROM {BASE_IMAGE}\n", "Not/Valid:x y"))
 
     run(flow, builder=builder)
 
@@ -822,7 +775,7 @@ def test_the_context_and_its_cache(lab: Lab, tmp_path: Path, builder: BuilderNam
     (tmp_path / "ä b" / "c").write_text("")
     os.mkfifo(tmp_path / "pipe")
     look = "RUN echo word $WORD && find . -type f | sort && wc -c big"
-    text = f"FROM {BASE}\nARG WORD=no\nWORKDIR /x\nCOPY . .\n{look}"
+    text = f"FROM {BASE_IMAGE}\nARG WORD=no\nWORKDIR /x\nCOPY . .\n{look}"
     request = BuildRequest(tmp_path, text, lab.reference, args={"WORD": lab.mark}, labels={LABEL: lab.mark})
 
     async def flow(engine: DockerEngine) -> None:
@@ -889,7 +842,7 @@ def test_a_project_that_is_not_there(tmp_path: Path) -> None:
 
 @pytest.mark.engine
 def test_a_cancelled_build_leaves_no_process(lab: Lab, tmp_path: Path) -> None:
-    text = f"FROM {BASE}\nLABEL {LABEL}={lab.mark}\nRUN sleep 1000\n"
+    text = f"FROM {BASE_IMAGE}\nLABEL {LABEL}={lab.mark}\nRUN sleep 1000\n"
     client = APIClient(ADDRESS)
 
     def running() -> list[object]:
@@ -917,7 +870,7 @@ def test_a_build_cancelled_while_it_sends_its_context(lab: Lab, tmp_path: Path, 
         file.truncate(2**40)
 
     async def flow(engine: DockerEngine) -> None:
-        build = engine.build(BuildRequest(tmp_path, f"FROM {BASE}\nCOPY . .\n", lab.reference))
+        build = engine.build(BuildRequest(tmp_path, f"FROM {BASE_IMAGE}\nCOPY . .\n", lab.reference))
         assert "1099.5 GB" in (await anext(build)).log
         task = asyncio.ensure_future(anext(build))
         await asyncio.sleep(0.3)

@@ -15,28 +15,12 @@ from ds01_kernels.workbench import Workbench
 __all__ = ["site"]
 
 
-def test_a_second_agent_has_a_zygote_before_it_is_told(site: Site) -> None:
+@pytest.mark.parametrize("guessed", [True, False], ids=["what-it-is-told", "something-else"])
+def test_a_second_agent_has_a_zygote_before_it_is_told(site: Site, guessed: bool) -> None:
     async def work() -> None:
-        former = await site.connect()
-        await site.kernel(former)
-        await former.close()
-        kill(site.agent_pid(), signal.SIGTERM)
-        await wait_until(lambda: not site.pids("# ds01"))
-        agent = await site.connect(prepared=False)
-        await wait_until(lambda: len(site.zygotes()) == 1)
-        zygotes = site.zygotes()
-        agent.prepare([], first=True, env={})
-        process = await site.kernel(agent)
-        assert process.how == "fork"
-        assert site.zygotes(process) == zygotes, "it is the one that was used"
-        await agent.close()
-
-    run(site, work)
-
-
-def test_one_that_is_told_something_else_gets_another(site: Site) -> None:
-    async def work() -> None:
-        former = await site.connect(env={"LANG": "C"})
+        former = await site.connect(env={} if guessed else {"LANG": "C"})
+        if guessed:
+            await site.kernel(former)
         await former.close()
         kill(site.agent_pid(), signal.SIGTERM)
         await wait_until(lambda: not site.pids("# ds01"))
@@ -47,7 +31,7 @@ def test_one_that_is_told_something_else_gets_another(site: Site) -> None:
         process = await site.kernel(agent)
         assert process.how == "fork"
         await wait_until(lambda: len(site.zygotes(process)) == 1)
-        assert not site.zygotes(process) & zygotes
+        assert (site.zygotes(process) == zygotes) is guessed, "only what was started with the same is used"
         await agent.close()
 
     run(site, work)
