@@ -11,7 +11,8 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any, Dict, List, NamedTuple
+from functools import partial
+from typing import Any, Dict, List, NamedTuple, Sequence
 
 from . import previous, processes
 
@@ -115,7 +116,7 @@ def _run(request: Request, line: socket.socket) -> None:
     settle_place(request)
     sys.argv = ["ipykernel_launcher", *own_arguments(request.connection_file), *request.arguments]
     app = application()
-    app.initialize(sys.argv[1:])
+    initialize(app, request.connection_file, request.arguments)
     serve(app, request, line)
 
 
@@ -124,6 +125,26 @@ def application() -> Any:
     from ipykernel.kernelapp import IPKernelApp
 
     return IPKernelApp.instance()
+
+
+def initialize(app: Any, connection_file: str, more: Sequence[str] = ()) -> None:
+    """Let it make the kernel and bind its sockets, with our own arguments and these."""
+    if not more:
+        app.parse_command_line = partial(_take, app, connection_file)
+    app.initialize([*own_arguments(connection_file), *more])
+
+
+def _take(app: Any, connection_file: str, argv: Sequence[str]) -> None:
+    """What its parser makes of our own arguments.
+
+    For that it looks at every trait of every class, which takes a quarter of the initialisation.
+    """
+    from traitlets.config import Config
+
+    del app.parse_command_line
+    app.argv = list(argv)
+    app.cli_config = Config({"IPKernelApp": {"connection_file": connection_file, "parent_handle": 1}})
+    app.update_config(app.cli_config)
 
 
 def own_arguments(connection_file: str) -> List[str]:

@@ -99,7 +99,7 @@ def attend(line: socket.socket, own: Spare) -> None:
 
     app.load_config_file = _without_files(app)
     app.init_path = wait
-    app.initialize(kernel.own_arguments(own.connection_file))
+    kernel.initialize(app, own.connection_file)
     kernel.serve(app, taken["request"], line)
 
 
