@@ -201,9 +201,9 @@ class ImageInfo:
 class ContainerInfo:
     """`memory` (bytes), `cpus` and `gpus` are what it was made with; None: no limit of its own, no GPU.
 
-    `mounts` are directories of the engine's machine, by where they are in the container. `node` is the name of
-    the machine that it runs or last ran on, where the engine has several; empty: the engine's own. `problem` is a
-    sentence for why it does not run, where the engine tells.
+    `mounts` are directories of the engine's machine, by where they are in the container. `node` is the name
+    of the machine that it runs or last ran on, where the engine has several; empty: the engine's own.
+    `problem` is a sentence for why it does not run, where the engine tells.
     """
 
     id: str

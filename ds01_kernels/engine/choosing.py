@@ -4,26 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from ds01_kernels.engine import (
-    BuildProgress,
-    BuildRequest,
-    ContainerFile,
-    ContainerInfo,
-    ContainerSpec,
-    Engine,
-    EngineInfo,
-    EngineName,
-    ImageInfo,
-    Stream,
-)
+from ds01_kernels.engine import Engine, EngineInfo, EngineName
 from ds01_kernels.engine.docker import DockerEngine
 from ds01_kernels.engine.docker_connection import DEFAULT_ADDRESS, address, is_podman
 from ds01_kernels.engine.docker_connection import connect as connect_docker
+from ds01_kernels.engine.forwarding import ForwardingEngine
 from ds01_kernels.engine.podman import PodmanEngine
 from ds01_kernels.engine.podman_service import has_program, offered, refusal
 from ds01_kernels.errors import EngineUnreachableError
@@ -108,7 +97,7 @@ def _docker(timeout: float, why: str) -> Choice:
     return Choice(DockerEngine(timeout=timeout), why)
 
 
-class ChosenEngine:
+class ChosenEngine(ForwardingEngine):
     """The engine that `find` finds, at the first call that needs one."""
 
     def __init__(self, find: Callable[[], Choice]) -> None:
@@ -116,7 +105,7 @@ class ChosenEngine:
         self._choice: Choice | None = None
         self._choosing = asyncio.Lock()
 
-    async def _chosen(self) -> Engine:
+    async def _reached(self) -> Engine:
         async with self._choosing:
             if self._choice is None or not self._choice.is_final:
                 former = self._choice
@@ -127,75 +116,8 @@ class ChosenEngine:
             return self._choice.engine
 
     async def info(self) -> EngineInfo:
-        found = await (await self._chosen()).info()
+        found = await super().info()
         return replace(found, why=self._choice.why) if self._choice else found
-
-    async def image(self, reference: str) -> ImageInfo | None:
-        return await (await self._chosen()).image(reference)
-
-    def build(self, request: BuildRequest) -> AsyncIterator[BuildProgress]:
-        return self._built(request)
-
-    async def _built(self, request: BuildRequest) -> AsyncGenerator[BuildProgress, None]:
-        # Leaving this one early is to leave that of the engine, at once.
-        async with aclosing((await self._chosen()).build(request)) as values:  # type: ignore[type-var]
-            async for progress in values:
-                yield progress
-
-    async def import_image(self, archive: Path, reference: str, changes: Sequence[str] = ()) -> ImageInfo:
-        return await (await self._chosen()).import_image(archive, reference, changes)
-
-    async def tag(self, image_id: str, reference: str) -> None:
-        await (await self._chosen()).tag(image_id, reference)
-
-    async def remove_image(self, reference: str) -> None:
-        await (await self._chosen()).remove_image(reference)
-
-    async def images(self, labels: Mapping[str, str]) -> list[ImageInfo]:
-        return await (await self._chosen()).images(labels)
-
-    async def containers(self, labels: Mapping[str, str]) -> list[ContainerInfo]:
-        return await (await self._chosen()).containers(labels)
-
-    async def container(self, name: str) -> ContainerInfo | None:
-        return await (await self._chosen()).container(name)
-
-    async def create(self, spec: ContainerSpec) -> ContainerInfo:
-        return await (await self._chosen()).create(spec)
-
-    async def rename(self, container: str, name: str) -> None:
-        await (await self._chosen()).rename(container, name)
-
-    async def start(self, container: str) -> None:
-        await (await self._chosen()).start(container)
-
-    async def stop(self, container: str, grace: float) -> None:
-        await (await self._chosen()).stop(container, grace)
-
-    async def remove(self, container: str) -> None:
-        await (await self._chosen()).remove(container)
-
-    async def read_file(self, container: str, path: PurePosixPath) -> bytes | None:
-        return await (await self._chosen()).read_file(container, path)
-
-    async def write_files(self, container: str, files: Sequence[ContainerFile]) -> None:
-        await (await self._chosen()).write_files(container, files)
-
-    async def exec(
-        self,
-        container: str,
-        argv: Sequence[str],
-        *,
-        user: str = "",
-        env: Mapping[str, str] | None = None,
-        cwd: str = "",
-        terminal: bool = False,
-    ) -> Stream:
-        engine = await self._chosen()
-        return await engine.exec(container, argv, user=user, env=env, cwd=cwd, terminal=terminal)
-
-    async def logs(self, container: str, tail: int = 200) -> str:
-        return await (await self._chosen()).logs(container, tail)
 
     async def close(self) -> None:
         choice, self._choice = self._choice, None
