@@ -12,7 +12,7 @@ async def deploy(workbench: Workbench, project: Project) -> JobState:
 
     async def work(job: Job) -> None:
         job.report(phase="swap", name="Starting the container")
-        info = await workbench.launcher.deploy(project)
+        info = await (await workbench.flows(project)).launcher.deploy(project)
         job.say(f"{info.name} is {info.state}.\n")
 
     return await workbench.run(workbench.jobs.start(project, "deploy", work, join=True))
@@ -23,7 +23,7 @@ async def retire(workbench: Workbench, project: Project, *, force: bool) -> JobS
 
     async def work(job: Job) -> None:
         job.report(phase="swap", name="Removing the container")
-        removed = await workbench.launcher.retire(project, force=force)
+        removed = await (await workbench.flows(project)).launcher.retire(project, force=force)
         job.say("The container was removed.\n" if removed else "There was no container.\n")
 
     # Not joined: the other one may be gentler.
@@ -35,7 +35,7 @@ async def restart(workbench: Workbench, project: Project) -> JobState:
 
     async def work(job: Job) -> None:
         job.report(phase="restart", name="Restarting the container")
-        info = await workbench.launcher.restart(project)
+        info = await (await workbench.flows(project)).launcher.restart(project)
         job.say(f"{info.name} is {info.state}.\n")
 
     return await workbench.run(workbench.jobs.start(project, "restart", work, join=True))

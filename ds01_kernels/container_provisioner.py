@@ -98,7 +98,7 @@ class ContainerProvisioner(KernelProvisionerBase):
 
     async def _start(self, project: Project, kwargs: dict[str, Any]) -> Started:
         assert self._channels is not None
-        launcher = self._workbench.launcher
+        launcher = (await self._workbench.flows(project)).launcher
         try:
             started = await launcher.start(project, self._request(project, kwargs))
         except NotBuiltError:
@@ -170,9 +170,8 @@ class ContainerProvisioner(KernelProvisionerBase):
             await first_build(self._workbench, self._project, say)
             say("Starting the kernel.\n")
             self._predecessor.notice = explaining.notice
-            started = await self._workbench.launcher.start(
-                self._project, self._request(self._project, kwargs)
-            )
+            launcher = (await self._workbench.flows(self._project)).launcher
+            started = await launcher.start(self._project, self._request(self._project, kwargs))
             self._passing = explaining
             self._adopt(started)
             return started.prefix
@@ -325,8 +324,9 @@ class ContainerProvisioner(KernelProvisionerBase):
         await super().load_provisioner_info(provisioner_info)
         self._project = project = await self._workbench.run(asyncio.to_thread(self._find))
         self._channels = Channels()
+        launcher = (await self._workbench.run(self._workbench.flows(project))).launcher
         started = await self._workbench.run(
-            self._workbench.launcher.adopt(project, provisioner_info["process"], provisioner_info["client"])
+            launcher.adopt(project, provisioner_info["process"], provisioner_info["client"])
         )
         self._channels.point_at(started.prefix)
         # The paths of the process that had it go with that process.

@@ -233,6 +233,10 @@ def _digest(settings: Settings) -> str:
     # Where packages are saved, what a build may read, and which engine it has to be, says nothing about the
     # container.
     del given["packages"], given["build_secrets"], given["engine"]
+    # Containers of before these were known have another digest otherwise.
+    for name in ("node", "constraints", "swarm_constraints"):
+        if not given[name]:
+            del given[name]
     return hashlib.sha256(json.dumps(given, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -274,14 +278,17 @@ async def create(
     if settings.engine not in ("auto", host.name):
         raise SettingError(
             f"Project {project.name} wants {settings.engine}, and its containers would be {host.name}'s.",
-            remedy="Take `engine` out of [tool.ds01] in its pyproject.toml, or have the administrator set "
-            "Workbench.engine.",
+            remedy="Take `engine` out of [tool.ds01] in its pyproject.toml, or have the administrator allow "
+            "that one by Workbench.engines_allowed.",
         )
     person = person_in(host)
     is_deployed = bool(host.deployer) and not beside
     sockets = SocketDirectory.new() if host.local and not is_deployed else None
     try:
         spec = _spec(project, image, settings, store, sockets, person)
+        if host.name == "swarm":
+            everywhere = (*settings.swarm_constraints, *spec.constraints)
+            spec = replace(spec, constraints=tuple(dict.fromkeys(everywhere)))
         info = await _created(engine, replace(spec, name=f"{spec.name}.{beside}") if beside else spec)
     except BaseException as error:
         if sockets is not None:
@@ -348,4 +355,6 @@ def _spec(
         cpus=settings.cpus,
         pids_limit=settings.pids_limit,
         gpus=settings.gpus,
+        node=settings.node,
+        constraints=settings.constraints,
     )

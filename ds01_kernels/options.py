@@ -17,8 +17,10 @@ from .setting_values import (
     MOST_CPUS,
     MOST_PIDS,
     MOST_SECONDS,
+    parse_constraints,
     parse_cpus,
     parse_engine,
+    parse_engines,
     parse_gpus,
     parse_memory,
     parse_mounts,
@@ -176,6 +178,17 @@ class Options(SingletonConfigurable):
         "these names it or its socket answers, else Podman. Images and containers of one are not seen by "
         "the other.",
     ).tag(config=True)
+    engines_allowed = List(
+        Unicode(),
+        help="Engines that a project may choose by `engine` in its [tool.ds01] ('docker', 'podman', 'swarm') "
+        "beside the one that `engine` stands for, which needs no mention. The images, containers and limits "
+        "of each are its own.",
+    ).tag(config=True)
+    swarm_constraints = List(
+        Unicode(),
+        help="Where containers may run on Docker Swarm, as in 'node.labels.room==2': what has to be true of "
+        "a node. A project's own `node` and `constraints` can only leave fewer.",
+    ).tag(config=True)
     engine_timeout = Float(
         60.0, min=1, max=MOST_SECONDS, help="Seconds until a call to the engine is given up."
     ).tag(config=True)
@@ -198,6 +211,7 @@ class Options(SingletonConfigurable):
                 )
         self._names()
         parse_engine(self._where("engine"), self.engine)
+        parse_engines(self._where("engines_allowed"), self.engines_allowed)
         self._ceiling(self._admin_settings())
         self.ds01_commands()
 
@@ -237,6 +251,7 @@ class Options(SingletonConfigurable):
             env=parse_variables(self._where("variables"), self.variables),
             build_args=parse_variables(self._where("build_args"), self.build_args),
             build_secrets=parse_secrets(self._where("build_secrets"), self.build_secrets),
+            swarm_constraints=parse_constraints(self._where("swarm_constraints"), self.swarm_constraints),
         )
 
     def _ceiling(self, admin: Settings) -> Ceiling:

@@ -44,6 +44,7 @@ LAYERS = (
         "base_image",
         "testing",
         "testing_stream",
+        "testing_container",
     },
     {"images", "build_text"},
     {"creating"},
@@ -52,6 +53,7 @@ LAYERS = (
     {"launch", "idling", "jobs", "explaining", "predecessor", "reconnecting", "vanishing"},
     {"drifts", "installing", "housekeeping", "nodes"},
     {"rebuild"},
+    {"flows"},
     {"workbench"},
     {"status", "doctor", "terminal", "container_jobs", "package_jobs"},
     {

@@ -139,7 +139,9 @@ BAD: dict[str, tuple[Any, ...]] = {
     "deploy_timeout": (float("nan"), float("inf"), 0, "x"),
     "deploy_events": (3, None, "/var/\0"),
     "build_timeout": (float("nan"), float("inf"), -1, "x"),
-    "engine": (3, "", "swarm", "Docker", None),
+    "engine": (3, "", "kubernetes", "Docker", None),
+    "engines_allowed": (3, ["kubernetes"], [3]),
+    "swarm_constraints": (3, ["room==2"], ["node.labels.room"], ["node.room==2"], ["node.id==a b"], [3]),
     "engine_timeout": (0, float("nan"), float("inf"), -1, "x"),
     "pass_variables": (3, [3], [None]),
     "variables": ([1], {"A": 1}, {1: "A"}, {"A=B": "x"}, {"A": "\0"}),
@@ -293,7 +295,15 @@ ORDER = (
     ),
     *("pids_limit", "mounts", "variables", "network", "python", "build_args", "build_secrets"),
     "project_settings",
-    *("image_name", "container_name", "engine", "engine_timeout", "build_timeout"),
+    *(
+        "image_name",
+        "container_name",
+        "engine",
+        "engines_allowed",
+        "swarm_constraints",
+        "engine_timeout",
+        "build_timeout",
+    ),
 )
 
 TEMPLATE = """\

@@ -34,6 +34,7 @@ from ds01_kernels.engine import (
     Stream,
 )
 from ds01_kernels.engine.forwarding import ForwardingEngine
+from ds01_kernels.engine.placing import refuse_place
 from ds01_kernels.errors import (
     ConflictError,
     ContainerExitedError,
@@ -86,6 +87,7 @@ class Ds01Engine(ForwardingEngine):
 
         Raises `DeployRefusedError` in the command's words, or `ConflictError` when the name is taken.
         """
+        refuse_place(spec, "DS01")
         if await self._engine.container(spec.name) is not None:
             raise ConflictError(f"The container name {spec.name} is already in use.")
         if await self._engine.image(spec.image) is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,16 +27,34 @@ class Choice:
     why: str
     is_final: bool = True
 
+    @property
+    def name(self) -> EngineName:
+        if isinstance(self.engine, PodmanEngine):
+            return "podman"
+        return "docker" if isinstance(self.engine, DockerEngine) else "swarm"
 
-def choose(name: EngineName, timeout: float, *, usual: str = DEFAULT_ADDRESS) -> Choice:
-    """The engine of that name. `usual` is where Docker is when nobody says otherwise.
+
+def choose(
+    name: EngineName,
+    timeout: float,
+    *,
+    usual: str = DEFAULT_ADDRESS,
+    said_by: str = "Workbench.engine",
+    swarm: Callable[[], Engine] | None = None,
+) -> Choice:
+    """The engine of that name. `usual` is where Docker is when nobody says otherwise; `swarm` makes that of
+    Docker Swarm, where there may be one.
 
     Blocks. Raises `EngineUnreachableError` when there is none, with what to install.
     """
     if name == "podman":
-        return Choice(PodmanEngine(timeout=timeout), "Workbench.engine says podman.")
+        return Choice(PodmanEngine(timeout=timeout), f"{said_by} says podman.")
     if name == "docker":
-        return _docker(timeout, "Workbench.engine says docker.")
+        return _docker(timeout, f"{said_by} says docker.")
+    if name == "swarm" and swarm is None:
+        raise EngineUnreachableError("Docker Swarm cannot be used here.", remedy="Use Docker or Podman.")
+    if name == "swarm" and swarm is not None:
+        return Choice(swarm(), f"{said_by} says swarm.")
     for variable in ("DOCKER_HOST", "DOCKER_CONTEXT"):
         if value := os.environ.get(variable):
             return _docker(timeout, f"{variable} is {value}.")
@@ -104,6 +123,13 @@ class ChosenEngine(ForwardingEngine):
         self._find = find
         self._choice: Choice | None = None
         self._choosing = asyncio.Lock()
+
+    async def found_name(self) -> str:
+        """What the engine is called that was found, even if it is away now; empty when there is none."""
+        if self._choice is None:
+            with suppress(EngineUnreachableError):
+                await self._reached()
+        return self._choice.name if self._choice else ""
 
     async def _reached(self) -> Engine:
         async with self._choosing:

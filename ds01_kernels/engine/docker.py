@@ -33,6 +33,7 @@ from ds01_kernels.engine.docker_connection import RAISED, connect, is_lost, time
 from ds01_kernels.engine.docker_files import file_content, packed, pieces
 from ds01_kernels.engine.docker_stream import READ_AHEAD, DockerStream, Frames, plain_socket
 from ds01_kernels.engine.docker_values import container_info, creation, engine_info, image_info
+from ds01_kernels.engine.placing import refuse_place
 from ds01_kernels.errors import BadInputError, Ds01Error, EngineError, NotFoundError
 
 T = TypeVar("T")
@@ -160,6 +161,7 @@ class DockerEngine:
     async def create(self, spec: ContainerSpec) -> ContainerInfo:
         if not _NAME.fullmatch(spec.name):
             raise BadInputError(f"{spec.name!r} cannot be the name of a container.")
+        refuse_place(spec, "Docker")
 
         def ask(client: APIClient) -> ContainerInfo:
             if self._log_driver is None:
