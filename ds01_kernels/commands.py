@@ -14,7 +14,7 @@ from pathlib import Path
 from jupyter_core.paths import jupyter_data_dir
 
 from . import base_image as base
-from . import containers, creating, doctor, kernelspecs
+from . import container_jobs, containers, creating, doctor, kernelspecs
 from . import status as statuses
 from .doctor.finding import size
 from .errors import Ds01Error, NotFoundError
@@ -24,6 +24,7 @@ from .projects import valid_name
 from .terminal import attach
 from .text import clean
 from .variables import select
+from .waiting import for_room
 from .workbench import Workbench
 
 Command = Callable[[Workbench, argparse.Namespace], int | None]
@@ -129,7 +130,7 @@ def base_image(workbench: Workbench, arguments: argparse.Namespace) -> None:
 
 def container_deploy(workbench: Workbench, arguments: argparse.Namespace) -> None:
     project = workbench.projects().get(arguments.project)
-    info = workbench.call(workbench.call(workbench.flows(project)).launcher.deploy(project))
+    info = workbench.call(container_jobs.deployed(workbench, project, _say_aside))
     if arguments.json:
         print_json({"container": info.name, "id": info.id, "state": info.state})
     else:
@@ -156,7 +157,7 @@ def shell(workbench: Workbench, arguments: argparse.Namespace) -> int:
     # Whoever is at a shell must not see the container stopped for want of kernels.
     workbench.call(stack.enter_async_context(flows.launcher.idling.busy(project)))
     try:
-        station = workbench.call(flows.launcher.reach(project))
+        station = workbench.call(for_room(lambda: flows.launcher.reach(project), _say_aside))
         code = attach(workbench, flows.engine, station.running.info.id, command, dict(variables.plain))
         # Nobody else may be there to see what was installed.
         with suppress(Ds01Error):
@@ -199,6 +200,11 @@ def kernelspec_remove(workbench: Workbench, arguments: argparse.Namespace) -> No
     _print_places(
         arguments.json, "Removed", [kernelspecs.remove(name, kernels_dir=directory) for name in names]
     )
+
+
+def _say_aside(text: str) -> None:
+    """What is not the result, and is not to be read as one."""
+    print(clean(text, colours=False), end="", file=sys.stderr, flush=True)
 
 
 def _marks(encoding: str) -> dict[doctor.Level, str]:

@@ -22,6 +22,7 @@ from .errors import (
     ContainerExitedError,
     Ds01Error,
     KernelsRunningError,
+    NoRoomError,
     NotBuiltError,
     SettingError,
 )
@@ -170,7 +171,12 @@ async def ensure(
             remedy=f"Build it with `jupyter ds01 image-update {project.name}`.",
         )
     info = await create(engine, project, image, settings, store)
-    return replace(await run(engine, info, guess), is_new=True)
+    try:
+        return replace(await run(engine, info, guess), is_new=True)
+    except (NoRoomError, asyncio.CancelledError):
+        # Whoever waits makes another one; whoever does not has nothing lying about.
+        await asyncio.shield(_retire_unless_running(engine, info))
+        raise
 
 
 def _is_cut_off(info: ContainerInfo) -> bool:
@@ -198,6 +204,13 @@ async def retire(engine: Engine, info: ContainerInfo) -> None:
     await engine.remove(info.id)
     if sockets := SocketDirectory.recorded(info.labels.get(LABEL_SOCKETS, "")):
         sockets.remove()
+
+
+async def _retire_unless_running(engine: Engine, info: ContainerInfo) -> None:
+    with suppress(Ds01Error):
+        now = await engine.container(info.id)
+        if now is not None and not now.running:
+            await retire(engine, info)
 
 
 def labels(project: Project) -> dict[str, str]:
@@ -256,7 +269,8 @@ async def run(engine: Engine, info: ContainerInfo, guess: Preparation = NOTHING_
         raise ContainerExitedError(f"The container {info.name} was removed as soon as it was started.")
     if not started.running:
         raise await why_ended(engine, started)
-    return Running(started, sockets)
+    # One that could not be started again as it was is as new.
+    return Running(started, sockets, is_new=started.id != info.id)
 
 
 async def create(

@@ -184,6 +184,14 @@ class Options(SingletonConfigurable):
         "beside the one that `engine` stands for, which needs no mention. The images, containers and limits "
         "of each are its own.",
     ).tag(config=True)
+    room_timeout = Float(
+        3600.0,
+        min=0,
+        max=MOST_SECONDS,
+        help="Seconds that a kernel waits for room (for a free GPU, say, on a node of Docker Swarm) where "
+        "nobody has a cell to look at, as with nbclient and papermill; then each cell answers with the "
+        "reason. In JupyterLab and VS Code the first cell says what is waited for, until it is interrupted.",
+    ).tag(config=True)
     swarm_constraints = List(
         Unicode(),
         help="Where containers may run on Docker Swarm, as in 'node.labels.room==2': what has to be true of "
