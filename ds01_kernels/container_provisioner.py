@@ -19,6 +19,7 @@ from .agent_client import KernelProcess
 from .agent_requests import KernelRequest
 from .connection import PORTS, Channels, inside
 from .errors import Ds01Error, NoRoomError, NotBuiltError
+from .exits import Cause
 from .explaining import ExplainingKernel, Say
 from .kernel_arguments import inside_cwd, ipykernel_arguments
 from .package_jobs import first_build
@@ -237,7 +238,7 @@ class ContainerProvisioner(KernelProvisionerBase):
                 self._name,
                 started.container.name,
                 exit_.why,
-                f" ({exit_.detail})" if exit_.detail else "",
+                f" ({exit_.detail})" if exit_.detail and exit_.cause is not Cause.NODE else "",
             )
 
         self._workbench.submit(report())

@@ -176,6 +176,9 @@ class Launcher:
             await self.settle(project)
             info = await containers.find(self.engine, project)
             if info is not None and info.running:
+                if "keep" in (await self.engine.info()).cannot:
+                    with suppress(Ds01Error):
+                        await self.idling.record_drift(project)
                 await self.engine.stop(info.id, STOP_GRACE)
                 self._was_stopped(project, info)
 

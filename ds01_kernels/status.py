@@ -25,7 +25,8 @@ from .workbench import Workbench
 class ProjectStatus:
     """A project as it stands; `state` is the container's: an engine's word, ``missing``, or ``unknown``.
 
-    `error` is a sentence when something is wrong with it. `drift` counts packages, and is None while it is
+    `node` is the name of the machine that it runs or last ran on, None where the engine has one only. `error`
+    is a sentence when something is wrong with it. `drift` counts packages, and is None while it is
     not known; `lost` counts those of containers that are gone, which can be restored.
     """
 
@@ -35,6 +36,7 @@ class ProjectStatus:
     image: str | None = None
     container: str | None = None
     state: str | None = None
+    node: str | None = None
     drift: Mapping[str, int] | None = None
     lost: Mapping[str, int] | None = None
     error: str | None = None
@@ -185,9 +187,10 @@ def _status(
     state = "unknown" if known is None else info.state if info else "missing"
     recorded = records.drift(project)
     drift, lost = (recorded.drift, recorded.lost) if recorded else (None, None)
-    if recorded and known is not None and recorded.container != (info.id if info else ""):
-        # It was the drift of a container that somebody has removed.
-        drift, lost = (None if info else Drift()), recorded.lost.merged(recorded.drift)
+    there = info if info and info.state != "dead" else None
+    if recorded and known is not None and recorded.container != (there.id if there else ""):
+        # It was the drift of a container that somebody has removed, or whose machine is lost.
+        drift, lost = (None if there else Drift()), recorded.lost.merged(recorded.drift)
     return ProjectStatus(
         name=project.name,
         path=str(project.path),
@@ -195,9 +198,10 @@ def _status(
         image=project.image_name(uid),
         container=project.container_name(uid),
         state=state,
+        node=clean(info.node, colours=False) or None if info else None,
         drift=drift.counts if drift is not None else None,
         lost=lost.counts if lost else None,
-        error=error,
+        error=error or (clean(info.problem, colours=False) or None if info else None),
     )
 
 

@@ -42,9 +42,19 @@ class Pretended(FakeEngine):
         self._root = root
 
     async def create(self, spec: ContainerSpec) -> ContainerInfo:
+        return await super().create(self._apart(spec))
+
+    async def start(self, container: str) -> None:
+        found = self._at(container)
+        before = found.info.id
+        await super().start(container)
+        if found.info.id != before:
+            found.spec = self._apart(found.spec)
+
+    def _apart(self, spec: ContainerSpec) -> ContainerSpec:
         folder = tempfile.mkdtemp(prefix="a-", dir=self._root)
         home = tempfile.mkdtemp(prefix="h-", dir=self._root)
-        return await super().create(replace(spec, env={**spec.env, _FOLDER: f"{folder}/a", "HOME": home}))
+        return replace(spec, env={**spec.env, _FOLDER: f"{folder}/a", "HOME": home})
 
     def names(self) -> list[str]:
         """Of all containers, whatever their state."""

@@ -35,6 +35,7 @@ LAYERS = (
         "agent_calls",
         "channel_streams",
         "agent_requests",
+        "agent_return",
         "exits",
         "account",
         "unreachable",
