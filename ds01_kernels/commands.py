@@ -41,13 +41,17 @@ def list_projects(workbench: Workbench, arguments: argparse.Namespace) -> None:
         return
     print_table(
         ("PROJECT", "CONTAINER", "STATE", "KERNEL", "PATH"),
-        ((p.name, p.container or "-", p.state or "-", p.kernel_name or "-", p.path) for p in found),
+        ((p.name, p.container or "-", _state(p), p.kernel_name or "-", p.path) for p in found),
     )
     for sentence in dict.fromkeys(project.error for project in found if project.error):
         print(clean(sentence, colours=False), file=sys.stderr)
     for project in found:
         if project.lost:
             print(_offer(project.name), file=sys.stderr)
+
+
+def _state(project: statuses.ProjectStatus) -> str:
+    return f"{project.state or '-'} on {project.node}" if project.node else project.state or "-"
 
 
 def status(workbench: Workbench, arguments: argparse.Namespace) -> None:
