@@ -24,14 +24,9 @@ class Choice:
     """`why` is a sentence. `is_final`: for the life of this process; if not, it is to be looked for again."""
 
     engine: Engine
+    name: EngineName
     why: str
     is_final: bool = True
-
-    @property
-    def name(self) -> EngineName:
-        if isinstance(self.engine, PodmanEngine):
-            return "podman"
-        return "docker" if isinstance(self.engine, DockerEngine) else "swarm"
 
 
 def choose(
@@ -48,13 +43,13 @@ def choose(
     Blocks. Raises `EngineUnreachableError` when there is none, with what to install.
     """
     if name == "podman":
-        return Choice(PodmanEngine(timeout=timeout), f"{said_by} says podman.")
+        return Choice(PodmanEngine(timeout=timeout), "podman", f"{said_by} says podman.")
     if name == "docker":
         return _docker(timeout, f"{said_by} says docker.")
     if name == "swarm" and swarm is None:
         raise EngineUnreachableError("Docker Swarm cannot be used here.", remedy="Use Docker or Podman.")
     if name == "swarm" and swarm is not None:
-        return Choice(swarm(), f"{said_by} says swarm.")
+        return Choice(swarm(), "swarm", f"{said_by} says swarm.")
     for variable in ("DOCKER_HOST", "DOCKER_CONTEXT"):
         if value := os.environ.get(variable):
             return _docker(timeout, f"{variable} is {value}.")
@@ -70,12 +65,13 @@ def choose(
     if (at or is_there) and os.access(path, os.R_OK | os.W_OK):
         # It is down for the moment, with this user's containers: another engine would make others.
         why = f"{without}, but its socket is there; Workbench.engine can say podman."
-        return Choice(DockerEngine(timeout=timeout), why, is_final=False)
+        return Choice(DockerEngine(timeout=timeout), "docker", why, is_final=False)
     if at:
-        return Choice(PodmanEngine(timeout=timeout), f"{without}, and Podman does at {at}.")
+        return Choice(PodmanEngine(timeout=timeout), "podman", f"{without}, and Podman does at {at}.")
     if is_there:
         return Choice(
             PodmanEngine(timeout=timeout),
+            "podman",
             f"{without}, and there is a podman, whose service is started when it is needed.",
         )
     raise EngineUnreachableError(
@@ -108,12 +104,12 @@ def _docker(timeout: float, why: str) -> Choice:
         finally:
             client.close()
     except Exception:  # noqa: BLE001 - whoever asks the engine something hears what is wrong with it
-        return Choice(DockerEngine(timeout=timeout), why, is_final=False)
+        return Choice(DockerEngine(timeout=timeout), "docker", why, is_final=False)
     if found:
         return Choice(
-            PodmanEngine(timeout=timeout, reach=connect_docker), f"{why} It is Podman that answers."
+            PodmanEngine(timeout=timeout, reach=connect_docker), "podman", f"{why} It is Podman that answers."
         )
-    return Choice(DockerEngine(timeout=timeout), why)
+    return Choice(DockerEngine(timeout=timeout), "docker", why)
 
 
 class ChosenEngine(ForwardingEngine):
