@@ -25,6 +25,7 @@ from ds01_kernels.engine import (
     ContainerSpec,
     EngineInfo,
     ImageInfo,
+    NodeInfo,
     Stream,
 )
 from ds01_kernels.engine.docker_steps import instructions
@@ -89,6 +90,10 @@ class FakeEngine:
     async def info(self) -> EngineInfo:
         self._fail("info")
         return self._info
+
+    async def nodes(self) -> list[NodeInfo]:
+        self._fail("nodes")
+        return [NodeInfo(self._info.machine, self._info.cpus, self._info.memory)]
 
     async def image(self, reference: str) -> ImageInfo | None:
         self._fail("image")

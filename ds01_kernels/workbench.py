@@ -127,8 +127,14 @@ class Workbench(Options):
             from .engine.choosing import ChosenEngine, choose
 
             name = parse_engine(self._where("engine"), self.engine)
-            self._engine = self._beside_ds01(name) or ChosenEngine(partial(choose, name, self.engine_timeout))
+            find = partial(choose, name, self.engine_timeout, swarm=self._swarm)
+            self._engine = self._beside_ds01(name) or ChosenEngine(find)
         return self._engine
+
+    def _swarm(self) -> Engine:
+        from .engine.swarm import SwarmEngine
+
+        return SwarmEngine(self.swarm_options(), timeout=self.engine_timeout)
 
     def _beside_ds01(self, name: EngineName) -> Engine | None:
         """Docker behind DS01's commands, where those are there; they know of no other engine."""
@@ -138,7 +144,7 @@ class Workbench(Options):
         except SettingError:
             # Whatever starts something is told (`check`), and nothing of DS01's is known for ours.
             return None
-        if commands is None or name == "podman":
+        if commands is None or name in ("podman", "swarm"):
             return None
         from .engine.docker import DockerEngine
 

@@ -25,6 +25,7 @@ from ds01_kernels.errors import Ds01Error, EngineError
 
 if TYPE_CHECKING:
     from podman_here import Podman
+    from swarm_here import Swarm
 
 BASE_IMAGE = "ds01/base:latest"
 FROM_BASE = f"FROM {BASE_IMAGE}\n"
@@ -72,6 +73,15 @@ def podman(engine_available: None) -> Iterator[Podman]:
 
     with a_podman([BASE_IMAGE]) as podman:
         yield podman
+
+
+@pytest.fixture(scope="session")
+def swarm(engine_available: None) -> Iterator[Swarm]:
+    """A swarm of three nodes of this run's own, with the base image. Skips where there cannot be one."""
+    from swarm_here import a_swarm
+
+    with a_swarm() as swarm:
+        yield swarm
 
 
 @pytest.fixture(scope="session")

@@ -359,7 +359,7 @@ def test_any_text_gives_settings_or_a_sentence_with_the_file(text: str) -> None:
 def test_a_project_says_which_engine_will_do() -> None:
     assert project("engine = 'podman'").engine == "podman"
     assert project("memory = '1g'").engine == "auto"
-    for value in ("'swarm'", "'Docker'", "3", "['docker']"):
+    for value in ("'kubernetes'", "'Docker'", "3", "['docker']"):
         with pytest.raises(SettingError, match="which is not an engine") as refusal:
             project(f"engine = {value}")
-        assert refusal.value.remedy == "There are: auto, docker, podman."
+        assert refusal.value.remedy == "There are: auto, docker, podman, swarm."

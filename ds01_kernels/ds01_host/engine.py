@@ -35,6 +35,7 @@ from ds01_kernels.engine import (
     EngineInfo,
     GpuRequest,
     ImageInfo,
+    NodeInfo,
     Stream,
 )
 from ds01_kernels.errors import (
@@ -210,6 +211,9 @@ class Ds01Engine:
 
     async def info(self) -> EngineInfo:
         return replace(await self._engine.info(), deployer=self._commands.deploy)
+
+    async def nodes(self) -> list[NodeInfo]:
+        return await self._engine.nodes()
 
     async def container(self, name: str) -> ContainerInfo | None:
         info = await self._engine.container(name)

@@ -25,6 +25,10 @@ class Engine(Protocol):
 
     async def info(self) -> EngineInfo: ...
 
+    async def nodes(self) -> list[NodeInfo]:
+        """The machines that containers may run on: one, where the engine has no others."""
+        ...
+
     async def image(self, reference: str) -> ImageInfo | None:
         """The image of that name, tag or id; None when there is none here. Never pulls."""
         ...
@@ -184,6 +188,22 @@ class EngineInfo:
 
 
 @dataclass(frozen=True)
+class NodeInfo:
+    """A machine that containers run on: `memory` in bytes, None for what is not known.
+
+    `given_gpus` are those that somebody's containers have, where the engine counts them. `problem` is a
+    sentence for why nothing starts there now; empty: it can.
+    """
+
+    name: str
+    cpus: int
+    memory: int
+    gpus: int | None = None
+    given_gpus: int | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
 class ImageInfo:
     """`size` in bytes; `id` is the content id, ``sha256:...``."""
 
@@ -201,9 +221,9 @@ class ImageInfo:
 class ContainerInfo:
     """`memory` (bytes), `cpus` and `gpus` are what it was made with; None: no limit of its own, no GPU.
 
-    `mounts` are directories of the engine's machine, by where they are in the container. `node` is the name of
-    the machine that it runs or last ran on, where the engine has several; empty: the engine's own. `problem` is a
-    sentence for why it does not run, where the engine tells.
+    `mounts` are directories of the engine's machine, by where they are in the container. `node` is the name
+    of the machine that it runs or last ran on, where the engine has several; empty: the engine's own.
+    `problem` is a sentence for why it does not run, where the engine tells.
     """
 
     id: str

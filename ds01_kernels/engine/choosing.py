@@ -19,6 +19,7 @@ from ds01_kernels.engine import (
     EngineInfo,
     EngineName,
     ImageInfo,
+    NodeInfo,
     Stream,
 )
 from ds01_kernels.engine.docker import DockerEngine
@@ -38,8 +39,15 @@ class Choice:
     is_final: bool = True
 
 
-def choose(name: EngineName, timeout: float, *, usual: str = DEFAULT_ADDRESS) -> Choice:
-    """The engine of that name. `usual` is where Docker is when nobody says otherwise.
+def choose(
+    name: EngineName,
+    timeout: float,
+    *,
+    usual: str = DEFAULT_ADDRESS,
+    swarm: Callable[[], Engine] | None = None,
+) -> Choice:
+    """The engine of that name. `usual` is where Docker is when nobody says otherwise; `swarm` makes that of
+    Docker Swarm, where there may be one.
 
     Blocks. Raises `EngineUnreachableError` when there is none, with what to install.
     """
@@ -47,6 +55,10 @@ def choose(name: EngineName, timeout: float, *, usual: str = DEFAULT_ADDRESS) ->
         return Choice(PodmanEngine(timeout=timeout), "Workbench.engine says podman.")
     if name == "docker":
         return _docker(timeout, "Workbench.engine says docker.")
+    if name == "swarm" and swarm is None:
+        raise EngineUnreachableError("Docker Swarm cannot be used here.", remedy="Use Docker or Podman.")
+    if name == "swarm" and swarm is not None:
+        return Choice(swarm(), "Workbench.engine says swarm.")
     for variable in ("DOCKER_HOST", "DOCKER_CONTEXT"):
         if value := os.environ.get(variable):
             return _docker(timeout, f"{variable} is {value}.")
@@ -129,6 +141,9 @@ class ChosenEngine:
     async def info(self) -> EngineInfo:
         found = await (await self._chosen()).info()
         return replace(found, why=self._choice.why) if self._choice else found
+
+    async def nodes(self) -> list[NodeInfo]:
+        return await (await self._chosen()).nodes()
 
     async def image(self, reference: str) -> ImageInfo | None:
         return await (await self._chosen()).image(reference)
