@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,13 +117,12 @@ def a_swarm(images: Sequence[str] = (BASE_IMAGE,)) -> Iterator[Swarm]:
         hub.run("ip", "address", "add", f"{_NETWORK}.254/24", "dev", "hub")
         hub.run("ip", "link", "set", "hub", "up")
         stack.enter_context(_a_registry(hub, folder))
-        nodes = {}
+        nodes: dict[str, Node] = {}
+        stack.callback(_end_all, nodes)
         for number, name in enumerate(NAMES, 1):
             net = stack.enter_context(_a_net())
             _join_nets(hub, net, f"to-{name}", f"{_NETWORK}.{number}/24")
-            daemon = _daemon(folder, name, net, has_gpu=number > 1)
-            stack.callback(end, daemon)
-            nodes[name] = Node(name, daemon, hub)
+            nodes[name] = Node(name, _daemon(folder, name, net, has_gpu=number > 1), hub)
         for node in nodes.values():
             node.daemon.start()
         swarm = Swarm(nodes, folder)
@@ -210,7 +210,8 @@ def _daemon(folder: Path, name: str, net: Net, *, has_gpu: bool) -> PrivateDaemo
     # Daemons that share their key would have one id: https://github.com/moby/moby/issues/36610
     (own / "daemon.json").write_text(f'{{"deprecated-key-path": "{own / "key.json"}"}}')
     gpu = [f"--node-generic-resource={GPU}=1"] if has_gpu else []
-    options = [f"--insecure-registry={REGISTRY}", *tls_options(folder), *gpu]
+    # A bridge of Docker's own, in that network: builds want it.
+    options = ["--bridge=", f"--insecure-registry={REGISTRY}", *tls_options(folder), *gpu]
     # A node is called as its machine.
     named = ("sh", "-c", f'echo {name} >/proc/sys/kernel/hostname && exec "$@"', "sh")
     enter = (*net.enter, "unshare", "--uts", "--mount", "--propagation", "private", "--", *named)
@@ -235,6 +236,12 @@ def _join(swarm: Swarm) -> None:
             time.sleep(0.1)
     finally:
         manager.close()
+
+
+def _end_all(nodes: Mapping[str, Node]) -> None:
+    with ThreadPoolExecutor(len(NAMES)) as threads:
+        # Each takes a while for it.
+        list(threads.map(end, [node.daemon for node in nodes.values()]))
 
 
 def _remove_services(swarm: Swarm) -> None:

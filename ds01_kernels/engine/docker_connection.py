@@ -180,7 +180,7 @@ def translated(error: BaseException, doing: str) -> Ds01Error:
             f"You may not use Docker: permission denied at {_address_or_unknown()}.",
             remedy="Ask the administrator to add you to the `docker` group, then log in again.",
         )
-    if any(isinstance(cause, _TIMEOUTS) for cause in causes) and not _names(causes, requests.ConnectTimeout):
+    if any(_is_timeout(cause) for cause in causes) and not _names(causes, requests.ConnectTimeout):
         return timed_out(doing)
     if any(isinstance(cause, _LOST) for cause in causes):
         where = _address_or_unknown()
@@ -208,8 +208,13 @@ def is_lost(error: BaseException) -> bool:
     """Whether the connection broke, so that asking again on a new one may help."""
     causes = list(_causes(error))
     return any(isinstance(cause, _LOST) for cause in causes) and not any(
-        isinstance(cause, (PermissionError, *_TIMEOUTS)) for cause in causes
+        isinstance(cause, PermissionError) or _is_timeout(cause) for cause in causes
     )
+
+
+def _is_timeout(error: BaseException) -> bool:
+    # urllib3 counts a connection that was refused among them.
+    return isinstance(error, _TIMEOUTS) and not isinstance(error, urllib3.exceptions.NewConnectionError)
 
 
 # requests' own exceptions are OSErrors too, so the builtin families are named one by one.

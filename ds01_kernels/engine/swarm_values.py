@@ -120,7 +120,7 @@ def container_info(found: Found) -> ContainerInfo:
             if mount.get("Type") == "bind"
         },
         cpus=int(limits.get("NanoCPUs") or 0) / NANO or None,
-        node=name_of(found.node) if found.node else "",
+        node=name_of(found.node) if found.node and state != "created" else "",
         problem=_problem(found, state),
     )
 
