@@ -76,11 +76,16 @@ def podman(engine_available: None) -> Iterator[Podman]:
 
 
 @pytest.fixture(scope="session")
-def swarm(engine_available: None) -> Iterator[Swarm]:
-    """A swarm of three nodes of this run's own, with the base image. Skips where there cannot be one."""
-    from swarm_here import a_swarm
+def swarm(engine_available: None, request: pytest.FixtureRequest) -> Iterator[Swarm]:
+    """A swarm of three nodes of this run's own, with the base image and the one that has ipykernel.
 
-    with a_swarm() as swarm:
+    Skips where there cannot be one.
+    """
+    from swarm_here import a_swarm, why_not
+
+    if missing := why_not():
+        pytest.skip(missing)
+    with a_swarm([BASE_IMAGE, request.getfixturevalue("ipykernel_image")]) as swarm:
         yield swarm
 
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import pytest
 import test_kernel_suite
-from conftest import BASE_IMAGE
+from conftest import BASE_IMAGE, FROM_BASE
 from live import Site, a_kernel, a_site, leave, until
 from private_daemon import LIMIT
 from rebuilding import OFFLINE, Rebuilt, a_project, await_drift, begin, drift, ended
@@ -47,9 +47,15 @@ def reached(swarm: Swarm) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def site(swarm: Swarm, reached: None) -> Iterator[Site]:
+def from_ipykernel(ipykernel_image: str) -> str:
+    """A Dockerfile: to bring each container an ipykernel takes seconds."""
+    return f"FROM {ipykernel_image}\n"
+
+
+@pytest.fixture(scope="module")
+def site(swarm: Swarm, reached: None, from_ipykernel: str) -> Iterator[Site]:
     with a_site(settings(swarm)) as site:
-        site.project(PLAIN, unique=False)
+        site.project(PLAIN, dockerfile=from_ipykernel, unique=False)
         try:
             yield site
         finally:
@@ -273,9 +279,11 @@ def test_why_it_cannot_start(lab: Lab, tmp_path: Path) -> None:
             assert await engine.container(one.id) == one
         brief = await engine.create(replace(lab.spec("c"), entrypoint=("sh", "-c", "echo said; exit 7")))
         await engine.start(brief.id)
-        ended = await engine.container(brief.id)
-        assert ended is not None
-        assert (ended.state, ended.exit_code) == ("exited", 7)
+        async with asyncio.timeout(LIMIT):
+            while (info := await engine.container(brief.id)) and info.running:
+                await asyncio.sleep(0.05)
+        assert info is not None
+        assert (info.state, info.exit_code) == ("exited", 7)
         assert await engine.logs(brief.id) == "said\n"
         # A start that nobody waits for any more leaves nothing behind.
         waiting = await engine.create(lab.spec("d"))
@@ -373,7 +381,7 @@ def set_label(swarm: Swarm, name: str, address: str | None) -> None:
 
 
 @pytest.mark.usefixtures("site")
-class TestKernels(test_kernel_suite.TestWithTheStoresIpykernel):
+class TestKernels(test_kernel_suite.TestWithTheImagesIpykernelByStreams):
     kernel_name = f"ds01-{PLAIN}"
 
 
@@ -386,8 +394,8 @@ def of_project(name: str) -> ContainerInfo:
     return info
 
 
-def test_the_same_notebook_on_each_node(site: Site, swarm: Swarm) -> None:
-    project = site.project("each")
+def test_the_same_notebook_on_each_node(site: Site, swarm: Swarm, from_ipykernel: str) -> None:
+    project = site.project("each", dockerfile=from_ipykernel)
     for name in NAMES:
         with only(swarm, name), a_kernel(f"ds01-{project.name}", cwd=str(project.path)) as kernel:
             assert kernel.run("import os, sys; print(sys.executable, os.getcwd())") == (
@@ -402,8 +410,8 @@ def test_the_same_notebook_on_each_node(site: Site, swarm: Swarm) -> None:
     assert {*NAMES} <= {path.name for path in project.path.iterdir()}
 
 
-def test_a_node_that_is_lost(site: Site, swarm: Swarm) -> None:
-    project = site.project("lost")
+def test_a_node_that_is_lost(site: Site, swarm: Swarm, from_ipykernel: str) -> None:
+    project = site.project("lost", dockerfile=from_ipykernel)
     make_wheel(project.path, "tiny")
     node = swarm.nodes["n2"]
     with only(swarm, "n2"):
@@ -448,9 +456,9 @@ def _node_infos() -> list[Any]:
     return workbench.call(workbench.chosen_engine.nodes())
 
 
-def test_a_rebuild_with_gpus(house: House, swarm: Swarm, lab: Lab) -> None:
+def test_a_rebuild_with_gpus(house: House, swarm: Swarm, lab: Lab, from_ipykernel: str) -> None:
     """Two GPUs: one is the project's, and one has to be free for the container that takes its place."""
-    project = a_project(house, "gpu", OFFLINE)
+    project = a_project(house, "gpu", OFFLINE.replace(FROM_BASE, from_ipykernel))
     (project.folder.path / "pyproject.toml").write_text("[tool.ds01]\ngpus = 1\n")
     with house.server() as server, a_notebook(server, project) as kernel:
         kernel.run("kept = 1\n%pip install -q tiny==1.0")
