@@ -98,7 +98,7 @@ def _container(spec: ContainerSpec, reference: str, api: tuple[int, ...]) -> dic
         "Command": list(spec.entrypoint),
         "Labels": dict(spec.labels),
         "Hostname": spec.hostname,
-        "Env": [f"{name}={value}" for name, value in spec.env.items()],
+        "Env": [f"{name}={value}" for name, value in {**_hidden(spec), **spec.env}.items()],
         "Dir": spec.working_dir,
         "User": spec.user,
         "Mounts": mounts,
@@ -110,6 +110,14 @@ def _container(spec: ContainerSpec, reference: str, api: tuple[int, ...]) -> dic
         "Healthcheck": {"Test": ["NONE"]},
         **({"Privileges": {"NoNewPrivileges": True}} if can_forbid_privileges(api) else {}),
     }
+
+
+def _hidden(spec: ContainerSpec) -> dict[str, str]:
+    """Where NVIDIA's runtime is the default, images may ask for all GPUs by a variable of theirs.
+
+    https://docs.nvidia.com/datacenter/cloud-native/container-toolkit/latest/docker-specialized.html
+    """
+    return {} if spec.gpus else {"NVIDIA_VISIBLE_DEVICES": "void"}
 
 
 def can_forbid_privileges(api: tuple[int, ...]) -> bool:
