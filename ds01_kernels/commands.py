@@ -87,8 +87,8 @@ def list_nodes(workbench: Workbench, arguments: argparse.Namespace) -> None:
             for node in found
         ),
     )
-    for why in dict.fromkeys(node.why for node in found if node.why):
-        print(clean(why, colours=False), file=sys.stderr)
+    for said in dict.fromkeys(text for node in found for text in (node.why, node.problem) if text):
+        print(clean(said, colours=False), file=sys.stderr)
 
 
 def _offer(project: str) -> str:

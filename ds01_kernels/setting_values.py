@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from .connection import SOCKETS
 from .engine import ENGINES, EngineName, GpuRequest, Mount
+from .engine.swarm_options import is_address, is_kind, is_registry
 from .errors import SettingError
 from .variables import WORKSPACE
 
@@ -232,6 +233,45 @@ def parse_secrets(where: str, value: object) -> dict[str, Path]:
             )
     # Not Path.expanduser: it raises where there is no such home.
     return {name: Path(os.path.expanduser(path)) for name, path in value.items()}  # noqa: PTH111
+
+
+def parse_registry(where: str, value: object) -> str:
+    """An image registry as HOST:PORT, with a path perhaps; or nothing."""
+    if value == "":
+        return ""
+    if not isinstance(value, str) or not is_registry(value):
+        raise _refused(where, value, "is not a registry", "Write it as in 'registry.lab:5000'.")
+    return value
+
+
+def parse_addresses(where: str, value: object) -> dict[str, str]:
+    """Addresses of engines by the names of their nodes."""
+    if not isinstance(value, dict):
+        raise _refused(where, value, "is not a table of addresses", "Write it as in {'n2': 'ssh://n2'}.")
+    for name, address in value.items():
+        if not isinstance(name, str) or not isinstance(address, str) or not is_address(address, local=True):
+            raise SettingError(
+                f"{where} has {shown(address)} for {shown(name)}, which is not the address of an engine.",
+                remedy="Write it as in 'tcp://n2:2376', 'ssh://me@n2' or 'unix:///run/docker.sock'.",
+            )
+    return dict(value)
+
+
+def parse_resource(where: str, value: object) -> str:
+    """The kind of a generic resource."""
+    if not isinstance(value, str) or not is_kind(value):
+        raise _refused(where, value, "is not a kind of resource", "Write it as in 'NVIDIA-GPU'.")
+    return value
+
+
+def parse_folder(where: str, value: object) -> Path | None:
+    """An absolute path of this machine; None for an empty text."""
+    if value == "":
+        return None
+    if not isinstance(value, str) or not re.fullmatch(r"[/~][^\0]*", value):
+        raise _refused(where, value, "is not a folder", "Write the whole path.")
+    # Not Path.expanduser: it raises where there is no such home.
+    return Path(os.path.expanduser(value))  # noqa: PTH111
 
 
 def shown(value: object, most: int = 60) -> str:

@@ -24,6 +24,7 @@ from ds01_kernels.engine import (
     ContainerSpec,
     EngineInfo,
     ImageInfo,
+    NodeInfo,
     Stream,
 )
 from ds01_kernels.engine.docker_steps import instructions
@@ -114,6 +115,11 @@ class FakeEngine:
     async def info(self) -> EngineInfo:
         self._fail("info")
         return self._info
+
+    async def nodes(self) -> list[NodeInfo]:
+        self._fail("nodes")
+        running = [one for one in self._containers.values() if one.info.running]
+        return self._machines.infos(self._info, running)
 
     async def image(self, reference: str) -> ImageInfo | None:
         self._fail("image")

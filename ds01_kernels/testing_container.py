@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 
-from ds01_kernels.engine import ContainerInfo, ContainerSpec
+from ds01_kernels.engine import ContainerInfo, ContainerSpec, EngineInfo, NodeInfo
 from ds01_kernels.errors import NoRoomError
 
 
@@ -93,6 +93,15 @@ class FakeMachines:
             f"{where}).",
             remedy="Wait until somebody frees one.",
         )
+
+    def infos(self, host: EngineInfo, running: Sequence[FakeContainer]) -> list[NodeInfo]:
+        found = []
+        for name in self.names or (host.machine,):
+            here = [one for one in running if one.info.node in ("", name)]
+            given = None if self.gpus is None else sum(self._gpus_of(one.spec) for one in here)
+            problem = f"The node {name} is down." if name in self.lost else ""
+            found.append(NodeInfo(name, host.cpus, host.memory, self.gpus, given, problem))
+        return found
 
     def _gpus_of(self, spec: ContainerSpec) -> int:
         if not spec.gpus:

@@ -229,8 +229,13 @@ class Workbench(Options):
         from .engine.choosing import ChosenEngine, choose
 
         who = "Workbench.engine" if is_usual else "[tool.ds01] engine"
-        find = partial(choose, name, self.engine_timeout, said_by=who)
+        find = partial(choose, name, self.engine_timeout, said_by=who, swarm=self._swarm)
         return self._beside_ds01(name) or ChosenEngine(find)
+
+    def _swarm(self) -> Engine:
+        from .engine.swarm import SwarmEngine
+
+        return SwarmEngine(self.swarm_options(), timeout=self.engine_timeout)
 
     def _beside_ds01(self, name: EngineName) -> Engine | None:
         """Docker behind DS01's commands, where those are there; they know of no other engine."""

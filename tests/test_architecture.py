@@ -182,11 +182,11 @@ def test_the_core_is_pure(path: Path) -> None:
 
 @every_source
 def test_only_the_docker_engine_knows_docker(path: Path) -> None:
-    if path.parent == PACKAGE / "engine" and path.name.startswith(("docker", "podman")):
+    if path.parent == PACKAGE / "engine" and path.name.startswith(("docker", "podman", "swarm")):
         return
     for found in imports(path):
         assert found.top != "docker", (
-            f"{where(path, found)}: only engine/docker*.py and podman*.py may import docker."
+            f"{where(path, found)}: only engine/docker*.py, podman*.py and swarm*.py may import docker."
         )
 
 

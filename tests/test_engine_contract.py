@@ -15,6 +15,7 @@ import docker
 import pytest
 from docker_clients import use_client
 from podman_here import Podman
+from swarm_here import REGISTRY, Swarm
 
 from ds01_kernels.engine import (
     BuildProgress,
@@ -29,6 +30,8 @@ from ds01_kernels.engine import (
 from ds01_kernels.engine.docker import DockerEngine
 from ds01_kernels.engine.docker_builders import BuilderName
 from ds01_kernels.engine.podman import PodmanEngine
+from ds01_kernels.engine.swarm import SwarmEngine
+from ds01_kernels.engine.swarm_options import SwarmOptions
 from ds01_kernels.errors import (
     BadInputError,
     BuildFailedError,
@@ -47,14 +50,18 @@ LABEL = "ds01-kernels.test"
 class Lab:
     """One engine and what a test makes in it, gone afterwards."""
 
-    def __init__(self, kind: Literal["fake", "podman"] | BuilderName | None) -> None:
-        """`kind` is the fake, Podman, or how Docker builds (None: as it chooses)."""
+    def __init__(
+        self, kind: Literal["fake", "podman"] | BuilderName | None, swarm: SwarmOptions | None = None
+    ) -> None:
+        """`kind` is the fake, Podman, or how Docker builds (None: as it chooses), alone or for a swarm."""
         self.mark = secrets.token_hex(6)
         self.engine: Engine
         if kind == "fake":
             self.engine = FakeEngine()
         elif kind == "podman":
             self.engine = PodmanEngine()
+        elif swarm is not None:
+            self.engine = SwarmEngine(swarm, builder=kind)
         else:
             self.engine = DockerEngine(builder=kind)
         self.images: list[str] = []
@@ -65,7 +72,8 @@ class Lab:
             f"ds01-test-{self.mark}-{name}",
             BASE,
             ("sleep", "1000"),
-            network="none",
+            # A swarm has none like that, and its nodes' have no bridge either.
+            network="" if isinstance(self.engine, SwarmEngine) else "none",
             **more,  # type: ignore[arg-type]
         )
 
@@ -110,12 +118,20 @@ def in_podman(podman: Podman, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
+@pytest.fixture
+def in_swarm(swarm: Swarm, monkeypatch: pytest.MonkeyPatch) -> SwarmOptions:
+    monkeypatch.setenv("DOCKER_HOST", swarm.address)
+    return SwarmOptions(REGISTRY, swarm.addresses)
+
+
 @pytest.fixture(
-    params=["fake", *(pytest.param(one, marks=pytest.mark.engine) for one in ("docker", "podman"))]
+    params=["fake", *(pytest.param(one, marks=pytest.mark.engine) for one in ("docker", "podman", "swarm"))]
 )
 def lab(request: pytest.FixtureRequest) -> Lab:
     if request.param == "podman":
         request.getfixturevalue("in_podman")
+    if request.param == "swarm":
+        return Lab(None, request.getfixturevalue("in_swarm"))
     return Lab(None if request.param == "docker" else request.param)
 
 
@@ -250,6 +266,10 @@ def test_what_a_container_was_made_with_is_told(lab: Lab) -> None:
             with pytest.raises(EngineError, match="Podman ignores requests for GPUs"):
                 await engine.create(lab.spec("gpus", gpus=GpuRequest(-1)))
             asked = {}
+        if isinstance(engine, SwarmEngine):
+            for request in (asked.pop("all"), asked.pop("named")):
+                with pytest.raises(EngineError, match="gives a number of GPUs"):
+                    await engine.create(lab.spec("gpus", gpus=request))
         for name, gpus in {"none": None, **asked}.items():
             made = await engine.create(lab.spec(name, memory=2**26, gpus=gpus))
             assert (made.memory, made.gpus) == (2**26, gpus)

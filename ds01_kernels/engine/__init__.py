@@ -25,6 +25,10 @@ class Engine(Protocol):
 
     async def info(self) -> EngineInfo: ...
 
+    async def nodes(self) -> list[NodeInfo]:
+        """The machines that containers may run on: one, where the engine has no others."""
+        ...
+
     async def image(self, reference: str) -> ImageInfo | None:
         """The image of that name, tag or id; None when there is none here. Never pulls."""
         ...
@@ -181,6 +185,22 @@ class EngineInfo:
     deployer: str = ""
     why: str = ""
     machine: str = ""
+
+
+@dataclass(frozen=True)
+class NodeInfo:
+    """A machine that containers run on: `memory` in bytes, None for what is not known.
+
+    `given_gpus` are those that somebody's containers have, where the engine counts them. `problem` is a
+    sentence for why nothing starts there now; empty: it can.
+    """
+
+    name: str
+    cpus: int
+    memory: int
+    gpus: int | None = None
+    given_gpus: int | None = None
+    problem: str = ""
 
 
 @dataclass(frozen=True)

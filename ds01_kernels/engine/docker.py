@@ -26,6 +26,7 @@ from ds01_kernels.engine import (
     ContainerSpec,
     EngineInfo,
     ImageInfo,
+    NodeInfo,
     Stream,
 )
 from ds01_kernels.engine.docker_builders import BuilderName, Builders
@@ -80,6 +81,10 @@ class DockerEngine:
             return engine_info(client.info(), client.version(), unix, has_gpu_hook=hook)
 
         return await self._ask("say what it is", ask)
+
+    async def nodes(self) -> list[NodeInfo]:
+        info = await self.info()
+        return [NodeInfo(info.machine, info.cpus, info.memory)]
 
     async def image(self, reference: str) -> ImageInfo | None:
         _check_reference(reference)

@@ -16,6 +16,7 @@ from ds01_kernels.engine import (
     Engine,
     EngineInfo,
     ImageInfo,
+    NodeInfo,
     Stream,
 )
 
@@ -29,6 +30,9 @@ class ForwardingEngine(ABC):
 
     async def info(self) -> EngineInfo:
         return await (await self._reached()).info()
+
+    async def nodes(self) -> list[NodeInfo]:
+        return await (await self._reached()).nodes()
 
     async def image(self, reference: str) -> ImageInfo | None:
         return await (await self._reached()).image(reference)
