@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from live import LiveKernel, a_kernel, until
+from live import a_kernel, until
 from pretended import Pretence, Pretended, a_pretence
 
 from ds01_kernels.agent_return import reached_or_over
@@ -98,26 +98,13 @@ def test_its_kernels_say_so_and_the_next_one_runs_elsewhere(here: Pretence, swar
         assert (details_.node, details_.kernels) == ("n2", 1)
 
 
-def said_by(kernel: LiveKernel, code: str) -> str:
-    """All that a cell shows."""
-    request, shown = kernel.client.execute(code), ""
-    while True:
-        message = kernel.client.get_iopub_msg(timeout=60)
-        if message["parent_header"].get("msg_id") != request:
-            continue
-        content = message["content"]
-        shown += content.get("text", "") + content.get("data", {}).get("text/plain", "")
-        if content.get("execution_state") == "idle":
-            return shown
-
-
 def test_the_first_cell_of_the_next_one_says_it(here: Pretence, swarm: Pretended) -> None:
     project = here.project("p", on=swarm)
     with a_kernel(named(project)) as kernel:
         swarm.lose_node("n1")
         until(lambda: kernel.code is not None, limit=15)
         kernel.restart()
-        said = said_by(kernel, "print('it runs')")
+        said = kernel.shown("print('it runs')")
     assert "its container's node was lost (the node n1 does not answer: heartbeat failure)" in said
     assert "jupyter ds01 restore PROJECT" in said
     assert "it runs" in said

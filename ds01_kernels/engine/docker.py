@@ -45,6 +45,8 @@ _THREADS = 16
 _GPU_HOOK = "nvidia-container-runtime-hook"
 # What Docker allows in a name. Anything else could reach into another path of its API.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+# On containers that Docker Swarm has made: https://github.com/moby/moby/blob/v26.1.5/daemon/cluster/executor/container/container.go
+_TASK = "com.docker.swarm.task.id"
 # Docker takes the default keys (Ctrl-P, Ctrl-Q) out of a terminal's input, and Ctrl-P is the shell's
 # "previous line". Nobody types this sequence: https://docs.docker.com/reference/cli/docker/container/attach/#detach-keys
 _DETACH_KEYS = "ctrl-^,ctrl-],ctrl-^,ctrl-],ctrl-^"
@@ -147,12 +149,13 @@ class DockerEngine:
         return await self._ask("list images", ask)
 
     async def containers(self, labels: Mapping[str, str]) -> list[ContainerInfo]:
+        """By labels only its own: those that Docker Swarm has made carry labels too, of their services."""
         wanted = _filters(labels)
 
         def ask(client: APIClient) -> list[ContainerInfo]:
             # The list lacks the exit code and the start; what goes meanwhile is left out.
             found = (_inspected(client, one["Id"]) for one in client.containers(all=True, filters=wanted))
-            return [container for container in found if container is not None]
+            return [one for one in found if one is not None and not (labels and _TASK in one.labels)]
 
         return await self._ask("list containers", ask)
 
