@@ -29,8 +29,8 @@ GPU = "NVIDIA-GPU"
 
 _NETWORK = "10.213.7"
 REGISTRY = f"{_NETWORK}.254:5000"
-#: Seconds between signs of life: after three without one a node counts as lost.
-_HEARTBEAT = 2
+#: Seconds between signs of life: after three without one a node counts as lost, which none may by chance.
+_HEARTBEAT = 4
 
 _REGISTRY_SETTINGS = """\
 version: 0.1
@@ -60,6 +60,23 @@ class Node:
         try:
             found: list[dict[str, Any]] = client.containers(all=True)
             return found
+        finally:
+            client.close()
+
+    def change(self, manager: Node, **spec: Any) -> None:
+        """Give the swarm's entry for it these fields."""
+        client = manager.client()
+        try:
+            # It changes by itself too, and then has another version.
+            for left in reversed(range(10)):
+                nodes = client.nodes()
+                (found,) = [node for node in nodes if node["Description"]["Hostname"] == self.name]
+                try:
+                    client.update_node(found["ID"], found["Version"]["Index"], {**found["Spec"], **spec})
+                    break
+                except docker.errors.APIError:
+                    if not left:
+                        raise
         finally:
             client.close()
 

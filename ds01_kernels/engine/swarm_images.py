@@ -18,7 +18,7 @@ import docker.errors
 from docker import APIClient
 from docker.utils import parse_repository_tag
 
-from ds01_kernels.engine import BuildProgress, BuildRequest
+from ds01_kernels.engine import BuildProgress, BuildRequest, ImageInfo
 from ds01_kernels.engine.docker import DockerEngine
 from ds01_kernels.engine.docker_builders import BuilderName
 from ds01_kernels.errors import ConflictError, EngineError
@@ -31,6 +31,8 @@ _SHARE = 0.1
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 # A name without a registry: https://pkg.go.dev/github.com/distribution/reference
 _PART = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
+# What an image is called on its way; one that has no other name keeps it.
+_PUSHED = re.compile(r":ds01-[0-9a-f]{32}$")
 _PLAIN = re.compile(rf"{_PART}(?:/{_PART})*")
 
 
@@ -98,6 +100,10 @@ class RegistryEngine(DockerEngine):
             with suppress(EngineError):
                 await super().remove_image(image.id)
 
+    def _inspected_image(self, client: APIClient, reference: str) -> ImageInfo:
+        image = super()._inspected_image(client, reference)
+        return replace(image, tags=tuple(tag for tag in image.tags if not _PUSHED.search(tag)))
+
     async def _is_used(self, image_id: str) -> bool:
         """Whether what runs elsewhere, or will, is made of it."""
         raise NotImplementedError
@@ -131,7 +137,7 @@ class Registry:
             if known := self.known(image_id):
                 return known
             name, has_name = _name(client, image_id)
-            repository, tag = f"{self.address}/{name}", image_id.rpartition(":")[2][:32]
+            repository, tag = f"{self.address}/{name}", f"ds01-{image_id.rpartition(':')[2][:32]}"
             client.tag(image_id, repository, tag, force=True)
             try:
                 digest = self._pushed(client, repository, tag, say, is_cancelled)
@@ -230,5 +236,6 @@ def _name(client: APIClient, image_id: str) -> tuple[str, bool]:
     a name.
     """
     image = client.inspect_image(image_id)  # type: ignore[no-untyped-call]
-    names = sorted(parse_repository_tag(reference)[0] for reference in image.get("RepoTags") or ())
+    given = (tag for tag in image.get("RepoTags") or () if not _PUSHED.search(tag))
+    names = sorted(parse_repository_tag(tag)[0] for tag in given)
     return next(filter(_PLAIN.fullmatch, names), "ds01/image"), bool(names)

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 import docker.errors
+from docker.auth import get_config_header, resolve_repository_name
 
 from ds01_kernels.engine import NodeInfo
 from ds01_kernels.engine.swarm_values import (
@@ -68,7 +69,11 @@ class Services:
             return []
         tasks = client.tasks(filters={"service": [service["ID"] for service in services]})
         nodes = {node["ID"]: node for node in client.nodes()}
-        return [_found(service, tasks, nodes) for service in services]
+        # Of those that are one container, the one that took the others' place.
+        last = {_whose(one): one["ID"] for one in sorted(services, key=_generation)}
+        return [
+            _found(service, tasks, nodes) for service in services if last[_whose(service)] == service["ID"]
+        ]
 
     def find(self, client: Api, name: str) -> Found | None:
         """By its name or id, or by the id of one in whose place it is."""
@@ -83,7 +88,7 @@ class Services:
         if not named:
             return None
         # While one takes the place of another, both have the name for a moment.
-        service = min(named, key=lambda one: (-len(former(_labels(one))), _age(one)))
+        service = min(named, key=lambda one: (-_generation(one), _age(one)))
         return self._with_task(client, service)
 
     def _named(self, client: Api, name: str) -> list[dict[str, Any]]:
@@ -104,14 +109,14 @@ class Services:
         return _found(service, tasks, nodes)
 
     def create(self, client: Api, spec: Mapping[str, Any]) -> Found:
-        made = client.create_service(
-            spec["TaskTemplate"],
-            name=spec["Name"],
-            labels=spec["Labels"],
-            mode=spec["Mode"],
-            endpoint_spec=spec.get("EndpointSpec"),
-        )
-        return Found(client.inspect_service(made["ID"]))
+        # docker-py's own method would hand the nodes an account of Docker Hub's for an image known by its id.
+        headers, image = {}, str(spec["TaskTemplate"]["ContainerSpec"]["Image"])
+        if "@" in image:
+            registry = resolve_repository_name(image)[0]
+            if account := get_config_header(client, registry):
+                headers["X-Registry-Auth"] = account
+        answer = client._post_json(client._url("/services/create"), data=dict(spec), headers=headers)
+        return Found(client.inspect_service(client._result(answer, True)["ID"]))
 
     def has_rival(self, client: Api, made: Found) -> bool:
         """Whether another one of its name was there before it."""
@@ -178,6 +183,15 @@ def _found(service: Answer, tasks: list[dict[str, Any]], nodes: Mapping[str, Ans
 
 def _labels(service: Answer) -> Mapping[str, str]:
     return service["Spec"].get("Labels") or {}
+
+
+def _whose(service: Answer) -> tuple[str | None, str | None]:
+    """What no two containers have in common."""
+    return _labels(service).get(LABEL_UID), _labels(service).get(LABEL_KEY)
+
+
+def _generation(service: Answer) -> int:
+    return len(former(_labels(service)))
 
 
 def _age(service: Answer) -> tuple[str, str]:

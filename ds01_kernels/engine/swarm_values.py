@@ -146,7 +146,8 @@ def _problem(found: Found, state: ContainerState) -> str:
     if state == "dead":
         return node_problem(found.node) if found.node else "Its node has left the swarm."
     if state == "exited" and found.replicas and found.task_state in _NEVER_RAN:
-        return f"{error_of(found.task).rstrip('.').capitalize()}."
+        said = error_of(found.task).rstrip(".") or "it was not started"
+        return f"{said[0].upper()}{said[1:]}."
     return ""
 
 
