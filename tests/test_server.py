@@ -382,6 +382,7 @@ def test_every_project_is_listed_as_documented(site: Site, kernel: Kernel) -> No
         "image": site.thesis.image,
         "container": site.thesis.container,
         "state": "running",
+        "node": None,
         "drift": {"added": 0, "changed": 0, "removed": 0},
         "lost": None,
         "error": None,
