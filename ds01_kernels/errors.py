@@ -16,6 +16,7 @@
     │   ├── EngineDeniedError      403
     │   ├── EngineTimeoutError     504
     │   ├── BuildFailedError       422
+    │   ├── NoRoomError            503   no node has room for a container now
     │   ├── DeployRefusedError     409   the command that makes the containers here did not do it
     │   └── ContainerExitedError   502
     ├── InstallFailedError         422   pip in the container said no
@@ -105,6 +106,11 @@ class EngineDeniedError(EngineError):
 class EngineTimeoutError(EngineError):
     status = 504
     reason = "engine-timeout"
+
+
+class NoRoomError(EngineError):
+    status = 503
+    reason = "no-room"
 
 
 class BuildFailedError(EngineError):

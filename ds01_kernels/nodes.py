@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .containers import LABEL_PROJECT
-from .engine import ContainerInfo, Engine, EngineInfo
+from .engine import ContainerInfo, Engine, EngineInfo, NodeInfo
 from .machine import available_memory
 
 #: One folder for each GPU that NVIDIA's driver has found.
@@ -22,7 +22,8 @@ class Node:
     """A machine with an engine. Bytes for memory; None for what cannot be known from here.
 
     What is free is what no running container of this product's, of whatever user, was given: one without a
-    limit counts for nothing. Of memory there is no more than this machine has available.
+    limit counts for nothing. Of memory there is no more than this machine has available. `problem` is a
+    sentence for why nothing starts there now, and then nothing is free.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Node:
     gpus: int | None
     free_gpus: int | None
     why: str = ""
+    problem: str = ""
 
     def as_json(self) -> dict[str, Any]:
         return dict(vars(self))
@@ -44,34 +46,55 @@ class Node:
 
 async def nodes(engine: Engine) -> list[Node]:
     """All of them: with Docker and Podman there is one. Raises `EngineError`."""
-    info = await engine.info()
-    found = await engine.containers({})
+    info, found, machines = await asyncio.gather(engine.info(), engine.containers({}), engine.nodes())
     running = [one for one in found if one.running and LABEL_PROJECT in one.labels]
     available, gpus = None, None
     if info.local:
         available, gpus = available_memory(), await asyncio.to_thread(_gpus_here)
-    return [counted(info, running, available, 0 if "gpus" in info.cannot else gpus)]
+    here = 0 if "gpus" in info.cannot else gpus
+    return [
+        counted(info, _on(machine, running), available, here, machine)
+        for machine in sorted(machines, key=lambda one: one.name)
+    ]
+
+
+def _on(machine: NodeInfo, running: Iterable[ContainerInfo]) -> list[ContainerInfo]:
+    return [one for one in running if one.node in ("", machine.name)]
 
 
 def counted(
-    info: EngineInfo, running: Iterable[ContainerInfo], available: int | None, gpus: int | None
+    info: EngineInfo,
+    running: Iterable[ContainerInfo],
+    available: int | None,
+    gpus: int | None,
+    machine: NodeInfo | None = None,
 ) -> Node:
-    """The node of that engine: `available` memory and `gpus` are this machine's, where the engine is here."""
+    """The node of that engine, or that `machine` of it, with what runs there.
+
+    `available` memory and `gpus` are this machine's, where the engine is here.
+    """
     running = list(running)
-    free_memory = max(0, info.memory - sum(one.memory or 0 for one in running))
+    machine = machine or NodeInfo(info.machine, info.cpus, info.memory)
+    gpus = gpus if machine.gpus is None else machine.gpus
+    free_gpus = None if gpus is None else _free_gpus(gpus, running)
+    if gpus is not None and machine.given_gpus is not None:
+        free_gpus = max(0, gpus - machine.given_gpus)
+    free_memory = max(0, machine.memory - sum(one.memory or 0 for one in running))
+    can_start = not machine.problem
     return Node(
-        name=info.machine or (socket.gethostname() if info.local else "elsewhere"),
+        name=machine.name or (socket.gethostname() if info.local else "elsewhere"),
         engine=info.name,
         version=info.version,
         local=info.local,
         containers=len(running),
-        cpus=info.cpus,
-        free_cpus=max(0.0, info.cpus - sum(one.cpus or 0.0 for one in running)),
-        memory=info.memory,
-        free_memory=free_memory if available is None else min(free_memory, available),
+        cpus=machine.cpus,
+        free_cpus=max(0.0, machine.cpus - sum(one.cpus or 0.0 for one in running)) * can_start,
+        memory=machine.memory,
+        free_memory=(free_memory if available is None else min(free_memory, available)) * can_start,
         gpus=gpus,
-        free_gpus=None if gpus is None else _free_gpus(gpus, running),
+        free_gpus=None if free_gpus is None else free_gpus * can_start,
         why=info.why,
+        problem=machine.problem,
     )
 
 

@@ -11,20 +11,27 @@ from traitlets.config import Config, SingletonConfigurable
 
 from .configuration import Source
 from .ds01_host import Commands, find_commands
+from .engine.swarm_options import GPU_KIND, SwarmOptions
 from .errors import SettingError
 from .names import CONTAINER, IMAGE, Names, parse_container_name, parse_image_name
 from .setting_values import (
     MOST_CPUS,
     MOST_PIDS,
     MOST_SECONDS,
+    parse_addresses,
+    parse_constraints,
     parse_cpus,
     parse_engine,
+    parse_engines,
+    parse_folder,
     parse_gpus,
     parse_memory,
     parse_mounts,
     parse_network,
     parse_pids,
     parse_python,
+    parse_registry,
+    parse_resource,
     parse_secrets,
     parse_size,
     parse_variables,
@@ -172,9 +179,48 @@ class Options(SingletonConfigurable):
         "auto",
         help="What runs the containers: 'docker' (the one that DOCKER_HOST, DOCKER_CONTEXT or the current "
         "docker context names), 'podman' (root's for root, rootless for everybody else, or the one that "
-        "CONTAINER_HOST names; its service is started when none answers), or 'auto': Docker where one of "
-        "these names it or its socket answers, else Podman. Images and containers of one are not seen by "
-        "the other.",
+        "CONTAINER_HOST names; its service is started when none answers), 'swarm' (Docker Swarm, of which "
+        "the same docker is a manager), or 'auto': Docker where one of these names it or its socket answers, "
+        "else Podman. Images and containers of one are not seen by the others.",
+    ).tag(config=True)
+    swarm_registry = Unicode(
+        "",
+        help="Where the nodes of a swarm get images from: a registry as HOST:PORT, with a path perhaps. "
+        "Images are pushed there when they are built. Empty: nowhere, and containers run on that node.",
+    ).tag(config=True)
+    swarm_nodes = Dict(
+        value_trait=Unicode(),
+        key_trait=Unicode(),
+        help="Where the Docker of each node of a swarm is, by the node's name: tcp://HOST:2376, "
+        "ssh://USER@HOST or unix:///PATH. For others the node's label ds01-kernels.docker says it.",
+    ).tag(config=True)
+    swarm_gpu = Unicode(
+        GPU_KIND,
+        help="The kind of generic resource of a swarm that a GPU is (dockerd --node-generic-resource).",
+    ).tag(config=True)
+    swarm_certificates = Unicode(
+        "",
+        help="The folder of ca.pem, cert.pem and key.pem with which nodes of a swarm are reached by tcp://. "
+        "Empty: there is none, and tcp:// is refused.",
+    ).tag(config=True)
+    engines_allowed = List(
+        Unicode(),
+        help="Engines that a project may choose by `engine` in its [tool.ds01] ('docker', 'podman', 'swarm') "
+        "beside the one that `engine` stands for, which needs no mention. The images, containers and limits "
+        "of each are its own.",
+    ).tag(config=True)
+    room_timeout = Float(
+        3600.0,
+        min=0,
+        max=MOST_SECONDS,
+        help="Seconds that a kernel waits for room (for a free GPU, say, on a node of Docker Swarm) where "
+        "nobody has a cell to look at, as with nbclient and papermill; then each cell answers with the "
+        "reason. In JupyterLab and VS Code the first cell says what is waited for, until it is interrupted.",
+    ).tag(config=True)
+    swarm_constraints = List(
+        Unicode(),
+        help="Where containers may run on Docker Swarm, as in 'node.labels.room==2': what has to be true of "
+        "a node. A project's own `node` and `constraints` can only leave fewer.",
     ).tag(config=True)
     engine_timeout = Float(
         60.0, min=1, max=MOST_SECONDS, help="Seconds until a call to the engine is given up."
@@ -198,6 +244,8 @@ class Options(SingletonConfigurable):
                 )
         self._names()
         parse_engine(self._where("engine"), self.engine)
+        parse_engines(self._where("engines_allowed"), self.engines_allowed)
+        self.swarm_options()
         self._ceiling(self._admin_settings())
         self.ds01_commands()
 
@@ -209,6 +257,15 @@ class Options(SingletonConfigurable):
                 remedy="Correct it.",
             )
         return find_commands(self.deploy_command, self.retire_command, self._where)
+
+    def swarm_options(self) -> SwarmOptions:
+        """Raises `SettingError`."""
+        return SwarmOptions(
+            registry=parse_registry(self._where("swarm_registry"), self.swarm_registry),
+            nodes=parse_addresses(self._where("swarm_nodes"), self.swarm_nodes),
+            gpu=parse_resource(self._where("swarm_gpu"), self.swarm_gpu),
+            certificates=parse_folder(self._where("swarm_certificates"), self.swarm_certificates),
+        )
 
     @property
     def names(self) -> Names:
@@ -237,6 +294,7 @@ class Options(SingletonConfigurable):
             env=parse_variables(self._where("variables"), self.variables),
             build_args=parse_variables(self._where("build_args"), self.build_args),
             build_secrets=parse_secrets(self._where("build_secrets"), self.build_secrets),
+            swarm_constraints=parse_constraints(self._where("swarm_constraints"), self.swarm_constraints),
         )
 
     def _ceiling(self, admin: Settings) -> Ceiling:

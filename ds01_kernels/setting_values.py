@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from .connection import SOCKETS
 from .engine import ENGINES, EngineName, GpuRequest, Mount
+from .engine.swarm_options import is_address, is_kind, is_registry
 from .errors import SettingError
 from .variables import WORKSPACE
 
@@ -25,6 +26,15 @@ MOST_CPUS = 1 << 20
 MOST_PIDS = 1 << 22
 #: Ten years: what an operating system still takes as a time to wait.
 MOST_SECONDS = 315_360_000.0
+
+MOST_CONSTRAINTS = 20
+#: What Docker Swarm would not understand, it takes for a constraint that no node fulfils.
+#: https://docs.docker.com/reference/cli/docker/service/create/#constraint
+_CONSTRAINT = re.compile(
+    r"(node\.(id|hostname|role|ip|platform\.(os|arch)|labels\.[\w.-]+)|engine\.labels\.[\w.-]+)"
+    r"(==|!=)[\w.:/-]+",
+    re.ASCII,
+)
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
@@ -120,6 +130,33 @@ def parse_engine(where: str, value: object) -> EngineName:
     )
 
 
+def parse_engines(where: str, value: object) -> tuple[EngineName, ...]:
+    """Several of them."""
+    if not isinstance(value, list | tuple):
+        raise _refused(where, value, "is not a list of engines", "Write it as in ['docker', 'podman'].")
+    return tuple(dict.fromkeys(parse_engine(where, one) for one in value))
+
+
+def parse_node(where: str, value: object) -> str:
+    """The name of a node of Docker Swarm, or nothing."""
+    if value == "":
+        return ""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,252}", value, re.ASCII):
+        raise _refused(where, value, "is not the name of a node", "`jupyter ds01 nodes` lists them.")
+    return value
+
+
+def parse_constraints(where: str, value: object) -> tuple[str, ...]:
+    """What has to be true of a node, in Docker Swarm's words."""
+    remedy = "Write it as in ['node.labels.room==2', 'node.hostname!=n3']."
+    if not isinstance(value, list | tuple) or len(value) > MOST_CONSTRAINTS:
+        raise _refused(where, value, "is not a list of constraints", remedy)
+    for one in value:
+        if not isinstance(one, str) or len(one) > 300 or not _CONSTRAINT.fullmatch(one):
+            raise SettingError(f"{where} has {shown(one)}, which is not a constraint.", remedy=remedy)
+    return tuple(dict.fromkeys(value))
+
+
 def parse_network(where: str, value: object) -> str:
     """The name of a Docker network, or nothing."""
     if value == "":
@@ -196,6 +233,45 @@ def parse_secrets(where: str, value: object) -> dict[str, Path]:
             )
     # Not Path.expanduser: it raises where there is no such home.
     return {name: Path(os.path.expanduser(path)) for name, path in value.items()}  # noqa: PTH111
+
+
+def parse_registry(where: str, value: object) -> str:
+    """An image registry as HOST:PORT, with a path perhaps; or nothing."""
+    if value == "":
+        return ""
+    if not isinstance(value, str) or not is_registry(value):
+        raise _refused(where, value, "is not a registry", "Write it as in 'registry.lab:5000'.")
+    return value
+
+
+def parse_addresses(where: str, value: object) -> dict[str, str]:
+    """Addresses of engines by the names of their nodes."""
+    if not isinstance(value, dict):
+        raise _refused(where, value, "is not a table of addresses", "Write it as in {'n2': 'ssh://n2'}.")
+    for name, address in value.items():
+        if not isinstance(name, str) or not isinstance(address, str) or not is_address(address, local=True):
+            raise SettingError(
+                f"{where} has {shown(address)} for {shown(name)}, which is not the address of an engine.",
+                remedy="Write it as in 'tcp://n2:2376', 'ssh://me@n2' or 'unix:///run/docker.sock'.",
+            )
+    return dict(value)
+
+
+def parse_resource(where: str, value: object) -> str:
+    """The kind of a generic resource."""
+    if not isinstance(value, str) or not is_kind(value):
+        raise _refused(where, value, "is not a kind of resource", "Write it as in 'NVIDIA-GPU'.")
+    return value
+
+
+def parse_folder(where: str, value: object) -> Path | None:
+    """An absolute path of this machine; None for an empty text."""
+    if value == "":
+        return None
+    if not isinstance(value, str) or not re.fullmatch(r"[/~][^\0]*", value):
+        raise _refused(where, value, "is not a folder", "Write the whole path.")
+    # Not Path.expanduser: it raises where there is no such home.
+    return Path(os.path.expanduser(value))  # noqa: PTH111
 
 
 def shown(value: object, most: int = 60) -> str:

@@ -25,6 +25,7 @@ from ds01_kernels.errors import Ds01Error, EngineError
 
 if TYPE_CHECKING:
     from podman_here import Podman
+    from swarm_here import Swarm
 
 BASE_IMAGE = "ds01/base:latest"
 FROM_BASE = f"FROM {BASE_IMAGE}\n"
@@ -72,6 +73,20 @@ def podman(engine_available: None) -> Iterator[Podman]:
 
     with a_podman([BASE_IMAGE]) as podman:
         yield podman
+
+
+@pytest.fixture(scope="session")
+def swarm(engine_available: None, request: pytest.FixtureRequest) -> Iterator[Swarm]:
+    """A swarm of three nodes of this run's own, with the base image and the one that has ipykernel.
+
+    Skips where there cannot be one.
+    """
+    from swarm_here import a_swarm, why_not
+
+    if missing := why_not():
+        pytest.skip(missing)
+    with a_swarm([BASE_IMAGE, request.getfixturevalue("ipykernel_image")]) as swarm:
+        yield swarm
 
 
 @pytest.fixture(scope="session")

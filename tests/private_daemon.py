@@ -25,18 +25,28 @@ from ds01_kernels.engine.docker_connection import connect
 #: Seconds for what takes one or two on an idle machine.
 LIMIT = 60.0
 
-_PROGRAMS = ("dockerd", "unshare", "nsenter", "setpriv")
-_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+PROGRAMS = ("dockerd", "unshare", "nsenter", "setpriv")
+PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 
 
 class PrivateDaemon:
-    """A daemon whose files are all in `folder`. As text or path it is its socket's path."""
+    """A daemon whose files are all in `folder`. As text or path it is its socket's path.
 
-    def __init__(self, folder: Path, env: Mapping[str, str], options: Sequence[str] = ()) -> None:
+    `enter` begins the command that leads it into namespaces of its own, and is to lead into another network.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        env: Mapping[str, str],
+        options: Sequence[str] = (),
+        enter: Sequence[str] = ("unshare", "--net", "--mount", "--propagation", "private", "--"),
+    ) -> None:
         self.socket = folder / "docker.sock"
         self._folder = folder
         self._env = env
         self._options = options
+        self._into = enter
         self._process: subprocess.Popen[bytes] | None = None
 
     def __fspath__(self) -> str:
@@ -77,7 +87,7 @@ class PrivateDaemon:
                 # It ends with this process, whatever becomes of that.
                 [
                     *("setpriv", "--pdeathsig", "TERM", "--"),
-                    *("unshare", "--net", "--mount", "--propagation", "private", "--"),
+                    *self._into,
                     *("dockerd", "--host", self.address, "--bridge", "none", "--iptables=false"),
                     *("--ip6tables=false", "--data-root", str(self._folder / "data")),
                     *("--exec-root", str(self._folder / "run"), "--pidfile", str(self._folder / "pid")),
@@ -122,13 +132,19 @@ class PrivateDaemon:
         """Copy these images from the engine that the tests use."""
         source, here = connect(LIMIT), docker.APIClient(self.address, timeout=int(LIMIT))
         try:
-            for reference in references:
-                with tempfile.TemporaryFile(dir=self._folder) as archive:
-                    for chunk in source.get_image(reference):
-                        archive.write(chunk)
-                    archive.seek(0)
-                    for _ in here.load_image(archive):
-                        pass
+            # In one archive, so that layers which they share are copied once; docker-py has no method for it.
+            answer = source._get(  # type: ignore[attr-defined]
+                source._url("/images/get"),  # type: ignore[attr-defined]
+                params={"names": references},
+                stream=True,
+            )
+            source._raise_for_status(answer)  # type: ignore[attr-defined]
+            with tempfile.TemporaryFile(dir=self._folder) as archive:
+                for chunk in answer.iter_content(1 << 20):
+                    archive.write(chunk)
+                archive.seek(0)
+                for _ in here.load_image(archive):
+                    pass
         finally:
             source.close()
             here.close()
@@ -162,9 +178,9 @@ def a_daemon(
     """
     if os.getuid() != 0:
         pytest.skip("only root can start a Docker daemon of its own")
-    if missing := [name for name in _PROGRAMS if shutil.which(name, path=_PATH) is None]:
+    if missing := [name for name in PROGRAMS if shutil.which(name, path=PATH) is None]:
         pytest.skip(f"a Docker daemon of its own needs {', '.join(missing)}")
-    path = _PATH if path_prefix is None else f"{os.fspath(path_prefix)}{os.pathsep}{_PATH}"
+    path = PATH if path_prefix is None else f"{os.fspath(path_prefix)}{os.pathsep}{PATH}"
     # Short, as sockets want it.
     folder = Path(tempfile.mkdtemp(prefix="ds01-daemon-")).resolve()
     (folder / "daemon.json").write_text("{}")
@@ -174,11 +190,12 @@ def a_daemon(
         daemon.load(*images)
         yield daemon
     finally:
-        _end(daemon)
+        end(daemon)
         shutil.rmtree(folder)
 
 
-def _end(daemon: PrivateDaemon) -> None:
+def end(daemon: PrivateDaemon) -> None:
+    """Stop it with all that it runs."""
     try:
         with suppress(AssertionError, docker.errors.DockerException, OSError):
             if not daemon.is_running:

@@ -35,6 +35,7 @@ LAYERS = (
         "agent_calls",
         "channel_streams",
         "agent_requests",
+        "agent_return",
         "exits",
         "account",
         "unreachable",
@@ -44,14 +45,16 @@ LAYERS = (
         "base_image",
         "testing",
         "testing_stream",
+        "testing_container",
     },
     {"images", "build_text"},
     {"creating"},
     {"station"},
     {"elsewhere"},
-    {"launch", "idling", "jobs", "explaining", "predecessor", "reconnecting", "vanishing"},
+    {"launch", "idling", "jobs", "explaining", "predecessor", "reconnecting", "vanishing", "waiting"},
     {"drifts", "installing", "housekeeping", "nodes"},
     {"rebuild"},
+    {"flows"},
     {"workbench"},
     {"status", "doctor", "terminal", "container_jobs", "package_jobs"},
     {
@@ -61,6 +64,7 @@ LAYERS = (
         "package_commands",
         "server_kernels",
         "container_provisioner",
+        "kernel_arguments",
         "kernelspecs",
         "handlers",
         "openapi",
@@ -178,11 +182,11 @@ def test_the_core_is_pure(path: Path) -> None:
 
 @every_source
 def test_only_the_docker_engine_knows_docker(path: Path) -> None:
-    if path.parent == PACKAGE / "engine" and path.name.startswith(("docker", "podman")):
+    if path.parent == PACKAGE / "engine" and path.name.startswith(("docker", "podman", "swarm")):
         return
     for found in imports(path):
         assert found.top != "docker", (
-            f"{where(path, found)}: only engine/docker*.py and podman*.py may import docker."
+            f"{where(path, found)}: only engine/docker*.py, podman*.py and swarm*.py may import docker."
         )
 
 

@@ -15,6 +15,7 @@ import docker
 import pytest
 from docker_clients import use_client
 from podman_here import Podman
+from swarm_here import REGISTRY, Swarm
 
 from ds01_kernels.engine import (
     BuildProgress,
@@ -29,12 +30,15 @@ from ds01_kernels.engine import (
 from ds01_kernels.engine.docker import DockerEngine
 from ds01_kernels.engine.docker_builders import BuilderName
 from ds01_kernels.engine.podman import PodmanEngine
+from ds01_kernels.engine.swarm import SwarmEngine
+from ds01_kernels.engine.swarm_options import SwarmOptions
 from ds01_kernels.errors import (
     BadInputError,
     BuildFailedError,
     ConflictError,
     ContainerExitedError,
     EngineError,
+    NoRoomError,
     NotFoundError,
 )
 from ds01_kernels.testing import FakeEngine
@@ -46,14 +50,18 @@ LABEL = "ds01-kernels.test"
 class Lab:
     """One engine and what a test makes in it, gone afterwards."""
 
-    def __init__(self, kind: Literal["fake", "podman"] | BuilderName | None) -> None:
-        """`kind` is the fake, Podman, or how Docker builds (None: as it chooses)."""
+    def __init__(
+        self, kind: Literal["fake", "podman"] | BuilderName | None, swarm: SwarmOptions | None = None
+    ) -> None:
+        """`kind` is the fake, Podman, or how Docker builds (None: as it chooses), alone or for a swarm."""
         self.mark = secrets.token_hex(6)
         self.engine: Engine
         if kind == "fake":
             self.engine = FakeEngine()
         elif kind == "podman":
             self.engine = PodmanEngine()
+        elif swarm is not None:
+            self.engine = SwarmEngine(swarm, builder=kind)
         else:
             self.engine = DockerEngine(builder=kind)
         self.images: list[str] = []
@@ -64,7 +72,8 @@ class Lab:
             f"ds01-test-{self.mark}-{name}",
             BASE,
             ("sleep", "1000"),
-            network="none",
+            # A swarm has none like that, and its nodes' have no bridge either.
+            network="" if isinstance(self.engine, SwarmEngine) else "none",
             **more,  # type: ignore[arg-type]
         )
 
@@ -109,12 +118,20 @@ def in_podman(podman: Podman, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
+@pytest.fixture
+def in_swarm(swarm: Swarm, monkeypatch: pytest.MonkeyPatch) -> SwarmOptions:
+    monkeypatch.setenv("DOCKER_HOST", swarm.address)
+    return SwarmOptions(REGISTRY, swarm.addresses)
+
+
 @pytest.fixture(
-    params=["fake", *(pytest.param(one, marks=pytest.mark.engine) for one in ("docker", "podman"))]
+    params=["fake", *(pytest.param(one, marks=pytest.mark.engine) for one in ("docker", "podman", "swarm"))]
 )
 def lab(request: pytest.FixtureRequest) -> Lab:
     if request.param == "podman":
         request.getfixturevalue("in_podman")
+    if request.param == "swarm":
+        return Lab(None, request.getfixturevalue("in_swarm"))
     return Lab(None if request.param == "docker" else request.param)
 
 
@@ -249,6 +266,10 @@ def test_what_a_container_was_made_with_is_told(lab: Lab) -> None:
             with pytest.raises(EngineError, match="Podman ignores requests for GPUs"):
                 await engine.create(lab.spec("gpus", gpus=GpuRequest(-1)))
             asked = {}
+        if isinstance(engine, SwarmEngine):
+            for request in (asked.pop("all"), asked.pop("named")):
+                with pytest.raises(EngineError, match="gives a number of GPUs"):
+                    await engine.create(lab.spec("gpus", gpus=request))
         for name, gpus in {"none": None, **asked}.items():
             made = await engine.create(lab.spec(name, memory=2**26, gpus=gpus))
             assert (made.memory, made.gpus) == (2**26, gpus)
@@ -697,6 +718,66 @@ def test_logs_of_a_container(lab: Lab) -> None:
         assert await engine.logs(made.name) == ""
 
     lab.run(flow)
+
+
+@pytest.mark.parametrize("place", [{"node": "n2"}, {"constraints": ("node.labels.room==2",)}])
+def test_an_engine_with_one_machine_takes_no_place(lab: Lab, place: dict[str, object]) -> None:
+    async def flow(engine: Engine) -> None:
+        with pytest.raises(EngineError, match="has one machine") as refusal:
+            await engine.create(lab.spec(**place))
+        assert refusal.value.remedy
+        assert await engine.containers({LABEL: lab.mark}) == []
+
+    lab.run(flow)
+
+
+def test_the_fake_says_that_it_has_no_room() -> None:
+    async def flow() -> None:
+        engine = FakeEngine(nodes=("n1", "n2"), gpus=2)
+        for number, count in enumerate((2, 1, 2)):
+            await engine.create(ContainerSpec(f"c{number}", BASE, ("sleep",), gpus=GpuRequest(count)))
+        await engine.start("c0")
+        await engine.start("c1")
+        with pytest.raises(NoRoomError, match="insufficient resources on 2 nodes"):
+            await engine.start("c2")
+        found = [await engine.container(f"c{number}") for number in range(3)]
+        assert [(one.state, one.node) for one in found if one] == [
+            ("running", "n1"),
+            ("running", "n2"),
+            ("created", ""),
+        ]
+        await engine.stop("c0", 1)
+        await engine.start("c2")
+        last = await engine.container("c2")
+        assert last is not None
+        assert (last.state, last.node) == ("running", "n1")
+
+    asyncio.run(flow())
+
+
+def test_the_fake_loses_a_node() -> None:
+    async def flow() -> None:
+        engine = FakeEngine(nodes=("n1", "n2"))
+        made = await engine.create(ContainerSpec("c", BASE, ("sleep",)))
+        await engine.start("c")
+        await engine.write_files("c", [ContainerFile(PurePosixPath("/x"), b"x", 0, 0, 0o644)])
+        stream = await engine.exec("c", ["sleep", "1000"])
+        engine.lose_node("n1")
+        assert await everything(stream) == b""
+        await stream.close()
+        lost = await engine.container("c")
+        assert lost is not None
+        assert (lost.id, lost.state, lost.node) == (made.id, "dead", "n1")
+        assert "n1 does not answer" in lost.problem
+        await engine.start("c")
+        again = await engine.container(made.id)
+        assert again is not None
+        assert (again.id != made.id, again.name, again.state) == (True, "c", "running")
+        assert (again.node, again.problem) == ("n2", "")
+        assert await engine.read_file("c", PurePosixPath("/x")) is None
+        await engine.close()
+
+    asyncio.run(flow())
 
 
 def test_the_fake_fails_once_when_told(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Literal, Protocol, get_args
 
-EngineName = Literal["auto", "docker", "podman"]
+EngineName = Literal["auto", "docker", "podman", "swarm"]
 
 #: What may be asked for; the first is: whatever there is.
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
@@ -24,6 +24,10 @@ class Engine(Protocol):
     """One engine, reached. Made without I/O: the first call connects."""
 
     async def info(self) -> EngineInfo: ...
+
+    async def nodes(self) -> list[NodeInfo]:
+        """The machines that containers may run on: one, where the engine has no others."""
+        ...
 
     async def image(self, reference: str) -> ImageInfo | None:
         """The image of that name, tag or id; None when there is none here. Never pulls."""
@@ -71,7 +75,10 @@ class Engine(Protocol):
         ...
 
     async def start(self, container: str) -> None:
-        """Start it; no error when it runs already."""
+        """Start it; no error when it runs already.
+
+        Raises `NoRoomError` when no node has room for it now: then it is as it was, and holds no place.
+        """
         ...
 
     async def stop(self, container: str, grace: float) -> None:
@@ -181,6 +188,22 @@ class EngineInfo:
 
 
 @dataclass(frozen=True)
+class NodeInfo:
+    """A machine that containers run on: `memory` in bytes, None for what is not known.
+
+    `given_gpus` are those that somebody's containers have, where the engine counts them. `problem` is a
+    sentence for why nothing starts there now; empty: it can.
+    """
+
+    name: str
+    cpus: int
+    memory: int
+    gpus: int | None = None
+    given_gpus: int | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
 class ImageInfo:
     """`size` in bytes; `id` is the content id, ``sha256:...``."""
 
@@ -198,7 +221,9 @@ class ImageInfo:
 class ContainerInfo:
     """`memory` (bytes), `cpus` and `gpus` are what it was made with; None: no limit of its own, no GPU.
 
-    `mounts` are directories of the engine's machine, by where they are in the container.
+    `mounts` are directories of the engine's machine, by where they are in the container. `node` is the name
+    of the machine that it runs or last ran on, where the engine has several; empty: the engine's own.
+    `problem` is a sentence for why it does not run, where the engine tells.
     """
 
     id: str
@@ -214,6 +239,8 @@ class ContainerInfo:
     gpus: GpuRequest | None = None
     mounts: Mapping[str, str] = field(default_factory=dict)
     cpus: float | None = None
+    node: str = ""
+    problem: str = ""
 
     @property
     def running(self) -> bool:
@@ -242,7 +269,11 @@ class GpuRequest:
 
 @dataclass(frozen=True)
 class ContainerSpec:
-    """A container to be created. Bytes for memory and shm, CPUs as a number (1.5 is one and a half)."""
+    """A container to be created. Bytes for memory and shm, CPUs as a number (1.5 is one and a half).
+
+    `node` names the machine it has to run on, `constraints` say more of it in the engine's own words
+    (``node.labels.room==2``); both are for engines that have several.
+    """
 
     name: str
     image: str
@@ -259,6 +290,8 @@ class ContainerSpec:
     cpus: float | None = None
     pids_limit: int | None = None
     gpus: GpuRequest | None = None
+    node: str = ""
+    constraints: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import docker.errors
@@ -16,6 +17,7 @@ import urllib3.exceptions
 from docker import APIClient
 from docker.constants import DEFAULT_DOCKER_API_VERSION
 from docker.context import ContextAPI
+from docker.tls import TLSConfig
 from docker.utils import kwargs_from_env
 
 from ds01_kernels.engine import docker_ssh
@@ -53,6 +55,21 @@ RAISED = (
 )
 
 
+def connect_to(where: str, timeout: float, certificates: Path | None = None) -> APIClient:
+    """A client of the engine at that address, with ``unix://``, ``tcp://`` or ``ssh://``.
+
+    `certificates` is a folder with ``ca.pem``, ``cert.pem`` and ``key.pem``, which ``tcp://`` wants. Raises
+    as `connect`.
+    """
+    if where.startswith("ssh://"):
+        return _by_ssh(where, timeout)
+    tls: TLSConfig | bool = False
+    if certificates is not None and where.startswith("tcp://"):
+        pair = (str(certificates / "cert.pem"), str(certificates / "key.pem"))
+        tls = TLSConfig(client_cert=pair, ca_cert=str(certificates / "ca.pem"), verify=True)
+    return _noticing_loss(where, timeout, base_url=where, tls=tls)
+
+
 def connect(timeout: float) -> APIClient:
     """A client of the engine that DOCKER_HOST, DOCKER_CONTEXT or the current docker context names.
 
@@ -65,6 +82,10 @@ def connect(timeout: float) -> APIClient:
     where = str(named.get("base_url"))
     if where.startswith("ssh://"):
         return _by_ssh(where, timeout)
+    return _noticing_loss(where, timeout, **named)
+
+
+def _noticing_loss(where: str, timeout: float, **named: Any) -> APIClient:
     # requests takes fractions of a second; the type stubs of docker-py know whole ones only.
     client = _Client(timeout=timeout, max_pool_size=POOL_SIZE, **named)  # type: ignore[arg-type]
     if where.startswith(("tcp://", "http://", "https://")):
@@ -152,14 +173,14 @@ def translated(error: BaseException, doing: str) -> Ds01Error:
     if isinstance(error, Ds01Error):
         return error
     if isinstance(error, docker.errors.APIError) and error.response is not None:
-        return _refused(error.response.status_code, str(error.explanation or error), doing)
+        return refused(error.response.status_code, str(error.explanation or error), doing)
     causes = list(_causes(error))
     if any(isinstance(cause, PermissionError) for cause in causes):
         return EngineDeniedError(
             f"You may not use Docker: permission denied at {_address_or_unknown()}.",
             remedy="Ask the administrator to add you to the `docker` group, then log in again.",
         )
-    if any(isinstance(cause, _TIMEOUTS) for cause in causes) and not _names(causes, requests.ConnectTimeout):
+    if any(_is_timeout(cause) for cause in causes) and not _names(causes, requests.ConnectTimeout):
         return timed_out(doing)
     if any(isinstance(cause, _LOST) for cause in causes):
         where = _address_or_unknown()
@@ -187,8 +208,13 @@ def is_lost(error: BaseException) -> bool:
     """Whether the connection broke, so that asking again on a new one may help."""
     causes = list(_causes(error))
     return any(isinstance(cause, _LOST) for cause in causes) and not any(
-        isinstance(cause, (PermissionError, *_TIMEOUTS)) for cause in causes
+        isinstance(cause, PermissionError) or _is_timeout(cause) for cause in causes
     )
+
+
+def _is_timeout(error: BaseException) -> bool:
+    # urllib3 counts a connection that was refused among them.
+    return isinstance(error, _TIMEOUTS) and not isinstance(error, urllib3.exceptions.NewConnectionError)
 
 
 # requests' own exceptions are OSErrors too, so the builtin families are named one by one.
@@ -211,7 +237,7 @@ def disk_full(doing: str) -> tuple[str, str]:
     )
 
 
-def _refused(status: int, text: str, doing: str) -> Ds01Error:
+def refused(status: int, text: str, doing: str) -> Ds01Error:
     said = text.lower()
     if "no space left on device" in said:
         message, remedy = disk_full(doing)
