@@ -261,6 +261,25 @@ async def started(engine: SwarmEngine, info: ContainerInfo) -> None:
                 return
 
 
+@pytest.mark.parametrize("node", ["n2", ""])
+def test_a_docker_that_manages_no_swarm(swarm: Swarm, node: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker, and the engine that the other tests use."""
+    if node:
+        monkeypatch.setenv("DOCKER_HOST", swarm.nodes[node].daemon.address)
+    else:
+        monkeypatch.delenv("DOCKER_HOST")
+
+    async def flow() -> None:
+        engine = SwarmEngine()
+        for call in (engine.info(), engine.nodes(), engine.containers({}), engine.container("a")):
+            with pytest.raises(EngineError, match="manages no swarm") as refusal:
+                await call
+            assert "docs/swarm.md" in refusal.value.remedy
+        await engine.close()
+
+    asyncio.run(flow())
+
+
 def test_why_it_cannot_start(lab: Lab, tmp_path: Path) -> None:
     async def flow(engine: SwarmEngine) -> None:
         nowhere = await engine.create(lab.spec("a", node="n9"))

@@ -35,7 +35,7 @@ from ds01_kernels.engine.docker_files import packed
 from ds01_kernels.engine.swarm_images import RegistryEngine
 from ds01_kernels.engine.swarm_nodes import NodeEngine, NodeEngines
 from ds01_kernels.engine.swarm_options import SwarmOptions
-from ds01_kernels.engine.swarm_services import Services, own_node
+from ds01_kernels.engine.swarm_services import Services, no_swarm, own_node
 from ds01_kernels.engine.swarm_spec import can_forbid_privileges, service_spec, successor
 from ds01_kernels.engine.swarm_starting import until_running
 from ds01_kernels.engine.swarm_stream import Watch
@@ -316,6 +316,9 @@ class SwarmEngine(RegistryEngine):
 
     async def _is_used(self, image_id: str) -> bool:
         return await self._ask("list services", lambda client: self._services.uses(client, image_id))
+
+    def _told(self, error: Ds01Error) -> Ds01Error:
+        return no_swarm() if "not a swarm manager" in str(error) else error
 
     # Ways there
 
