@@ -280,7 +280,7 @@ def test_a_docker_that_manages_no_swarm(swarm: Swarm, node: str, monkeypatch: py
     asyncio.run(flow())
 
 
-def test_why_it_cannot_start(lab: Lab, tmp_path: Path) -> None:
+def test_why_it_cannot_start(lab: Lab, swarm: Swarm, tmp_path: Path) -> None:
     async def flow(engine: SwarmEngine) -> None:
         nowhere = await engine.create(lab.spec("a", node="n9"))
         with pytest.raises(EngineError, match=r"constraints not satisfied.* It wants node.hostname==n9\."):
@@ -301,11 +301,22 @@ def test_why_it_cannot_start(lab: Lab, tmp_path: Path) -> None:
         assert await engine.logs(brief.id) == "said\n"
         # A start that nobody waits for any more leaves nothing behind.
         waiting = await engine.create(lab.spec("d"))
-        starting = asyncio.create_task(engine.start(waiting.id))
-        await asyncio.sleep(0)
-        starting.cancel()
-        await asyncio.wait([starting])
-        assert await engine.container(waiting.id) == waiting
+        for seconds in (0, 0.01, 0.03, 0.1):
+            starting = asyncio.create_task(engine.start(waiting.id))
+            await asyncio.sleep(seconds)
+            starting.cancel()
+            await asyncio.wait([starting])
+            assert await engine.container(waiting.id) == waiting
+        for seconds in (0.01, 0.03, 0.1):
+            starting = asyncio.create_task(engine.start(brief.id))
+            await asyncio.sleep(seconds)
+            starting.cancel()
+            await asyncio.wait([starting])
+            assert (now := await engine.container(brief.id)) is not None
+            assert (now.state, now.id) == ("exited", brief.id)
+            assert services_of(swarm, LABEL, lab.mark).keys() == {
+                one.id for one in (nowhere, lacking, brief, waiting)
+            }
 
     lab.run(flow)
 
@@ -562,7 +573,11 @@ def rebuilt(server: Server, project: Rebuilt) -> dict[str, Any]:
 
 def services(swarm: Swarm, project: Rebuilt) -> dict[str, str]:
     """The names of the project's containers, by their ids."""
+    return services_of(swarm, "ds01-kernels.path", str(project.folder.path))
+
+
+def services_of(swarm: Swarm, label: str, value: str) -> dict[str, str]:
     client = swarm.manager.client()
-    found = client.services(filters={"label": f"ds01-kernels.path={project.folder.path}"})
+    found = client.services(filters={"label": f"{label}={value}"})
     client.close()
     return {one["ID"]: one["Spec"]["Labels"].get("ds01-kernels.swarm.name", "") for one in found}

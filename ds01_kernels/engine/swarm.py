@@ -151,18 +151,28 @@ class SwarmEngine(RegistryEngine):
             return
         if info.state == "created":
             async with self._taking_back(partial(self._scale, found.id, 0)):
-                await self._scale(found.id, 1)
+                await _whole(self._scale(found.id, 1))
                 await self._run(found.id, info)
             return
-        made = await self._ask(
-            f"start {info.name}",
-            lambda client: self._services.succeed(client, found, successor(found)),
-            again=False,
-        )
+        made = await self._succeed(found, info)
         async with self._taking_back(partial(self._remove_service, made.id)):
             await self._run(made.id, info)
             await self._relabel(made.id, f"start {info.name}", {LABEL_NAME: info.name})
         await self._remove_service(found.id)
+
+    async def _succeed(self, found: Found, info: ContainerInfo) -> Found:
+        """The service that is to take that one's place, with a task on its way."""
+
+        def ask(client: APIClient) -> Found:
+            return self._services.succeed(client, found, successor(found))
+
+        making = asyncio.ensure_future(self._ask(f"start {info.name}", ask, again=False))
+        try:
+            return await _whole(making)
+        except asyncio.CancelledError:
+            with suppress(Ds01Error):
+                await self._remove_service((await making).id)
+            raise
 
     async def _run(self, service: str, info: ContainerInfo) -> None:
         """Have its task run, with the files that are kept for it."""
@@ -340,6 +350,18 @@ class SwarmEngine(RegistryEngine):
             info = await (await self._node_of(found)).container(found.container_id)
             return info is not None and info.oom_killed
         return False
+
+
+async def _whole(work: Awaitable[T]) -> T:
+    """Await `work` to its end, also when this is cancelled: it goes on in its thread all the same, and what
+    undoes it must not come before.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 def _forbids_privileges(client: APIClient) -> bool:
