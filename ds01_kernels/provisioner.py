@@ -87,7 +87,7 @@ class ProjectProvisioner(KernelProvisionerBase):
 
     @property
     def is_answering(self) -> bool:
-        """Whether a kernel in a container, or what stands in for it, can be reached: a start waits for that."""
+        """Whether there is a kernel in a container, or what stands in for it: a start waits for that."""
         return isinstance(self._place, ContainerProvisioner) and self._place.has_process
 
     @property
