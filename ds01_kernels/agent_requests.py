@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .agent_stream import CONNECT_LIMIT
+from .projects import Project
+from .variables import WORKSPACE
 
 
 @dataclass(frozen=True)
@@ -52,3 +56,45 @@ class KernelRequest:
     connection: Mapping[str, Any]
     arguments: Sequence[str] = ()
     notice: str = ""
+
+
+def ipykernel_arguments(argv: list[str]) -> list[str]:
+    """What a kernelspec's argv passes to ipykernel itself, without the connection file."""
+    rest = argv[argv.index("-m") + 2 :] if "-m" in argv else argv[1:]
+    kept: list[str] = []
+    for argument in rest:
+        if argument == "{connection_file}":
+            if kept and kept[-1] == "-f":
+                kept.pop()
+        else:
+            kept.append(argument)
+    return kept
+
+
+def inside_cwd(project: Project, cwd: str | os.PathLike[str] | None) -> PurePosixPath:
+    """The notebook's folder as the container sees it; the project's own when the notebook lies elsewhere.
+
+    Without `cwd` it is this process's own folder, as a kernel on the host inherits it: papermill counts on
+    that.
+    """
+    try:
+        real = Path(cwd or ".").resolve()
+    except OSError:  # our own folder was removed
+        return WORKSPACE
+    return WORKSPACE / real.relative_to(project.path) if real.is_relative_to(project.path) else WORKSPACE
+
+
+def host_path(project: Project, cwd: PurePosixPath, path: str) -> str | None:
+    """This machine's path of a file that a kernel in `cwd` names, when it lies in the project."""
+    if path.startswith("~"):
+        return None
+    place = PurePosixPath(os.path.normpath(cwd / path))
+    if not place.is_relative_to(WORKSPACE):
+        return None
+    host = project.path / place.relative_to(WORKSPACE)
+    # A link that the kernel made to /etc means the container's there, and would mean ours here.
+    try:
+        within = host.resolve().is_relative_to(project.path)
+    except (OSError, RuntimeError, ValueError):
+        return None
+    return str(host) if within and host.exists() else None

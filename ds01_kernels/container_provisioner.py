@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import zmq
@@ -15,7 +15,7 @@ from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 
 from .agent_client import KernelProcess
-from .agent_requests import KernelRequest
+from .agent_requests import KernelRequest, host_path, inside_cwd, ipykernel_arguments
 from .connection import PORTS, Channels, inside
 from .errors import Ds01Error, NotBuiltError
 from .explaining import ExplainingKernel, Say
@@ -24,6 +24,7 @@ from .predecessor import Predecessor
 from .projects import Project
 from .reconnecting import hasten, lead_back
 from .station import Started
+from .successor import Successor
 from .text import clean
 from .variables import WORKSPACE, select
 from .workbench import Workbench
@@ -49,6 +50,9 @@ class ContainerProvisioner(KernelProvisionerBase):
         #: What passes messages on to `_process`, when that was started by the first cell.
         self._passing: ExplainingKernel | None = None
         self._predecessor = Predecessor()
+        #: What the last start was given; and what was begun for the next one, which is to be a restart.
+        self._launched: dict[str, Any] | None = None
+        self._successor: Successor | None = None
         self._cwd = PurePosixPath(WORKSPACE)
         self._is_restart = False
         #: A shutdown was asked of a process that had ended, and waits on Jupyter's side for the next one.
@@ -68,7 +72,7 @@ class ContainerProvisioner(KernelProvisionerBase):
             manager: Any = self.parent
             hasten(manager.context)
         self.connection_info = self._connection(kwargs.pop("transport_encryption", None))
-        arguments = _ipykernel_arguments(self.kernel_spec.argv) + list(kwargs.pop("extra_arguments", []))
+        arguments = ipykernel_arguments(self.kernel_spec.argv) + list(kwargs.pop("extra_arguments", []))
         # Fills in the kernelspec's own variables from all that we were given; the choice comes after.
         kwargs = await super().pre_launch(cmd=[*self.kernel_spec.argv, *arguments], **kwargs)
         kwargs["arguments"] = arguments
@@ -76,13 +80,14 @@ class ContainerProvisioner(KernelProvisionerBase):
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Start the kernel, or one that explains why it cannot start: Jupyter calls idle what raises here."""
+        self._launched = kwargs
         await self._end_passing()
         self._predecessor.judge()
         await asyncio.sleep(self._silent_until - time.monotonic())
         try:
             # Not in a thread of the caller's loop, which may be a forked process's: its threads are not.
             self._project = project = await self._workbench.run(asyncio.to_thread(self._find))
-            self._cwd = _inside_cwd(project, kwargs.get("cwd"))
+            self._cwd = inside_cwd(project, kwargs.get("cwd"))
             started = await self._workbench.run(self._start(project, kwargs))
         except NotBuiltError as error:
             await self._explain(error, kwargs)
@@ -94,11 +99,15 @@ class ContainerProvisioner(KernelProvisionerBase):
             await self._explain(Ds01Error(f"The kernel could not start: {type(error).__name__}: {error}."))
         else:
             self._adopt(started)
+        finally:
+            await self._drop_successor()
         return self.connection_info
 
     async def _start(self, project: Project, kwargs: dict[str, Any]) -> Started:
         assert self._channels is not None
-        launcher = self._workbench.launcher
+        launcher, successor = self._workbench.launcher, self._successor
+        if successor is not None and (taken := await successor.take(self._request(project, kwargs))):
+            return taken
         try:
             started = await launcher.start(project, self._request(project, kwargs))
         except NotBuiltError:
@@ -268,16 +277,43 @@ class ContainerProvisioner(KernelProvisionerBase):
         self._predecessor.is_told_to_end()
         if self._process is not None:
             self._asked_the_dead = self._process.exit is not None
+            if restart:
+                await self._begin_successor(self._process)
             try:
                 await asyncio.wait_for(self._workbench.run(self._process.ended()), SHUTDOWN_LIMIT)
             except TimeoutError:
                 self.log.debug("The kernel takes its time to shut down")
 
+    async def _begin_successor(self, process: KernelProcess | ExplainingKernel) -> None:
+        """Not where something may have to be said of this process, which is not known yet."""
+        project, kwargs, channels = self._project, self._launched, self._channels
+        if project is None or kwargs is None or channels is None or self._predecessor.notice:
+            return
+        if isinstance(process, ExplainingKernel) or process.exit is not None:
+            return
+        manager: Any = self.parent
+
+        async def begin() -> Successor:
+            launcher, request = self._workbench.launcher, self._request(project, kwargs)
+            return Successor(launcher, project, process, request, channels, manager.context)
+
+        await self._drop_successor()
+        self._successor = await self._workbench.run(begin())
+
+    async def _drop_successor(self) -> None:
+        successor, self._successor = self._successor, None
+        if successor is not None:
+            await self._workbench.run(successor.drop())
+
     async def cleanup(self, restart: bool = False) -> None:
         if self._asked_the_dead:
             # Jupyter has just closed that socket. The next process must not get what it still has to deliver.
             self._asked_the_dead, self._silent_until = False, time.monotonic() + LINGER
+        if restart and (successor := self._successor) is not None:
+            # Jupyter has just removed the paths, and waits for a while.
+            await self._tell(successor.former_has_ended)
         if not restart:
+            await self._drop_successor()
             await self.kill()
             await self._end_passing()
             if self._channels is not None:
@@ -297,18 +333,7 @@ class ContainerProvisioner(KernelProvisionerBase):
 
     def resolve_path(self, path: str) -> str | None:
         """The host's path of a file that the kernel names, when it lies in the project."""
-        if self._project is None or path.startswith("~"):
-            return None
-        place = PurePosixPath(os.path.normpath(self._cwd / path))
-        if not place.is_relative_to(WORKSPACE):
-            return None
-        host = self._project.path / place.relative_to(WORKSPACE)
-        # A link that the kernel made to /etc means the container's there, and would mean ours here.
-        try:
-            within = host.resolve().is_relative_to(self._project.path)
-        except (OSError, RuntimeError, ValueError):
-            return None
-        return str(host) if within and host.exists() else None
+        return host_path(self._project, self._cwd, path) if self._project is not None else None
 
     async def get_provisioner_info(self) -> dict[str, Any]:
         info: dict[str, Any] = await super().get_provisioner_info()
@@ -368,29 +393,3 @@ class ContainerProvisioner(KernelProvisionerBase):
 def _wants_encryption(manager: Any, given: str | None) -> bool:
     policy = given if given is not None else getattr(manager, "transport_encryption", "disabled")
     return policy == "required" or (policy == "auto" and manager._kernel_supports_curve_encryption())
-
-
-def _ipykernel_arguments(argv: list[str]) -> list[str]:
-    """What a kernelspec's argv passes to ipykernel itself, without the connection file."""
-    rest = argv[argv.index("-m") + 2 :] if "-m" in argv else argv[1:]
-    kept: list[str] = []
-    for argument in rest:
-        if argument == "{connection_file}":
-            if kept and kept[-1] == "-f":
-                kept.pop()
-        else:
-            kept.append(argument)
-    return kept
-
-
-def _inside_cwd(project: Project, cwd: str | os.PathLike[str] | None) -> PurePosixPath:
-    """The notebook's folder as the container sees it; the project's own when the notebook lies elsewhere.
-
-    Without `cwd` it is this process's own folder, as a kernel on the host inherits it: papermill counts on
-    that.
-    """
-    try:
-        real = Path(cwd or ".").resolve()
-    except OSError:  # our own folder was removed
-        return WORKSPACE
-    return WORKSPACE / real.relative_to(project.path) if real.is_relative_to(project.path) else WORKSPACE

@@ -50,6 +50,7 @@ LAYERS = (
     {"station"},
     {"elsewhere"},
     {"launch", "idling", "jobs", "explaining", "predecessor", "reconnecting", "vanishing"},
+    {"successor"},
     {"drifts", "installing", "housekeeping", "nodes"},
     {"rebuild"},
     {"workbench"},
