@@ -32,7 +32,9 @@ async def nothing() -> None:
 class Contender:
     """One kind of kernel: its kernelspec, and what start_kernel is given.
 
-    `project` is set for ours. `after` is awaited when a kernel has ended. `is_peer`: see `case.Way`.
+    `project` is set for ours. `before` is awaited before anything of a measurement, `rest` when no more
+    kernels are to be started for a while, `after` when a kernel has ended. `is_apart`: it occupies the loop
+    of whoever uses it, so others are not to be measured in the same server. `is_peer`: see `case.Way`.
     """
 
     key: str
@@ -40,7 +42,10 @@ class Contender:
     spec: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     project: Project | None = None
+    before: Callable[[], Awaitable[None]] = nothing
+    rest: Callable[[], Awaitable[None]] = nothing
     after: Callable[[], Awaitable[None]] = nothing
+    is_apart: bool = False
     is_peer: bool = False
 
 

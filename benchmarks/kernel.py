@@ -74,11 +74,13 @@ async def connected(manager: AsyncKernelManager, *, iopub: bool = False) -> Asyn
 @asynccontextmanager
 async def ending(manager: AsyncKernelManager, contender: Contender) -> AsyncIterator[AsyncKernelManager]:
     """Whatever that manager has started has ended afterwards."""
+    await contender.before()
     try:
         yield manager
     finally:
         if manager.has_kernel:
             await manager.shutdown_kernel()
+        await contender.rest()
         await contender.after()
 
 

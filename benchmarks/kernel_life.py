@@ -137,6 +137,7 @@ async def _clients(stage: Stage) -> AsyncIterator[list[tuple[Contender, Client]]
                 continue
             # With a container for each kernel: nobody's is in the way of the next one's.
             await stage.keep()
+            await one.rest()
             made.append((one, await stack.enter_async_context(connected(manager, iopub=True))))
         yield made
 

@@ -143,16 +143,17 @@ async def _against_local(before: Before, state: str, stage: Stage) -> AsyncItera
 async def _through_servers(
     once: Callable[[Stage, Server, Contender], Awaitable[Sample]], keys: Sequence[str], stage: Stage
 ) -> AsyncIterator[Sequence[Way]]:
-    """Ours by a server that has ds01-kernels; the others by one that has not."""
-    async with (
-        contenders(stage, *keys) as found,
-        serving(stage, ours=True) as with_us,
-        serving(stage, ours=False) as plain,
-    ):
-        yield [
-            Way(one.key, one.title, partial(once, stage, with_us if one.project else plain, one), one.is_peer)
-            for one in found
-        ]
+    """Ours by a server that has ds01-kernels; the others by one that has not, or by one of their own."""
+    async with contenders(stage, *keys) as found, AsyncExitStack() as opened:
+        with_us = await opened.enter_async_context(serving(stage, ours=True))
+        plain = await opened.enter_async_context(serving(stage, ours=False))
+        ways = []
+        for one in found:
+            server = with_us if one.project else plain
+            if one.is_apart:
+                server = await opened.enter_async_context(serving(stage, ours=False))
+            ways.append(Way(one.key, one.title, partial(once, stage, server, one), one.is_peer))
+        yield ways
 
 
 CASES: tuple[Case, ...] = (

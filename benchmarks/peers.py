@@ -7,7 +7,10 @@ import os
 import shutil
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from .case import UnavailableError
 from .contenders import Contender, write_spec
@@ -28,7 +31,30 @@ async def make(stage: Stage, key: str) -> Contender:
         await _PREPARE[key](stage)
         stage.prepared.add(key)
     title = f"{key} {installed(key)}"
-    return Contender(key, title, key, arguments, after=stage.remove_strays, is_peer=True)
+    made = Contender(key, title, key, arguments, after=stage.remove_strays, is_peer=True)
+    return replace(made, before=_listen, rest=_rest, is_apart=True) if key == "gateway_provisioners" else made
+
+
+async def _listen() -> None:
+    """Have ready what gateway_provisioners makes once in each process: a key, and where kernels answer."""
+    _listener().instance()
+
+
+async def _rest() -> None:
+    """Let it listen no more, until it is its turn again.
+
+    From its first kernel on it waits for others by a blocking `accept` in the event loop, 10 ms each time
+    (GP_SOCKET_TIMEOUT), and all that happens in the same process would be measured with that.
+    https://github.com/jupyter-server/gateway_provisioners/blob/v0.5.0/gateway_provisioners/response_manager.py
+    """
+    listener = _listener()
+    if listener.initialized():
+        listener.instance().stop_response_manager()
+        listener.clear_instance()
+
+
+def _listener() -> Any:
+    return import_module("gateway_provisioners.response_manager").ResponseManager
 
 
 async def _gateway_provisioners(stage: Stage) -> None:

@@ -288,7 +288,8 @@ def programs() -> tuple[str, bytes, str]:
 def early_start(guess: Preparation) -> bytes:
     """What a container's main process runs to start the agent with it (`agent.relay.start_early`)."""
     relay, agent, digest = programs()
-    return f"{relay}\n\nstart_early({digest!r}, {agent!r}, {guess.encode()!r})\n".encode()
+    known = tuple(guess)
+    return f"{relay}\n\nstart_early({digest!r}, {agent!r}, {guess.encode()!r}, {known!r})\n".encode()
 
 
 def _counted(data: bytes) -> bytes:

@@ -21,12 +21,13 @@ from .connection import PORTS, Channels, inside
 from .errors import Ds01Error, NoRoomError, NotBuiltError
 from .exits import Cause
 from .explaining import ExplainingKernel, Say
-from .kernel_arguments import inside_cwd, ipykernel_arguments
+from .kernel_arguments import host_path, inside_cwd, ipykernel_arguments
 from .package_jobs import first_build
 from .predecessor import Predecessor
 from .projects import Project
 from .reconnecting import hasten, lead_back
 from .station import Started
+from .successor import Successor
 from .text import clean
 from .variables import WORKSPACE, select
 from .waiting import for_room
@@ -53,6 +54,9 @@ class ContainerProvisioner(KernelProvisionerBase):
         #: What passes messages on to `_process`, when that was started by the first cell.
         self._passing: ExplainingKernel | None = None
         self._predecessor = Predecessor()
+        #: What the last start was given; and what was begun for the next one, which is to be a restart.
+        self._launched: dict[str, Any] | None = None
+        self._successor: Successor | None = None
         self._cwd = PurePosixPath(WORKSPACE)
         self._is_restart = False
         #: A shutdown was asked of a process that had ended, and waits on Jupyter's side for the next one.
@@ -80,6 +84,7 @@ class ContainerProvisioner(KernelProvisionerBase):
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Start the kernel, or one that explains why it cannot start: Jupyter calls idle what raises here."""
+        self._launched = kwargs
         await self._end_passing()
         self._predecessor.judge()
         await asyncio.sleep(self._silent_until - time.monotonic())
@@ -102,10 +107,15 @@ class ContainerProvisioner(KernelProvisionerBase):
             await self._explain(Ds01Error(f"The kernel could not start: {type(error).__name__}: {error}."))
         else:
             self._adopt(started)
+        finally:
+            await self._drop_successor()
         return self.connection_info
 
     async def _start(self, project: Project, kwargs: dict[str, Any]) -> Started:
         assert self._channels is not None
+        successor = self._successor
+        if successor is not None and (taken := await successor.take(self._request(project, kwargs))):
+            return taken
         # What asked for the kernel waits for it, where there is no cell yet in which to say something.
         limit = self._workbench.room_timeout if self._is_headless else 0.0
         try:
@@ -287,16 +297,44 @@ class ContainerProvisioner(KernelProvisionerBase):
         self._predecessor.is_told_to_end()
         if self._process is not None:
             self._asked_the_dead = self._process.exit is not None
+            if restart:
+                await self._begin_successor(self._process)
             try:
                 await asyncio.wait_for(self._workbench.run(self._process.ended()), SHUTDOWN_LIMIT)
             except TimeoutError:
                 self.log.debug("The kernel takes its time to shut down")
 
+    async def _begin_successor(self, process: KernelProcess | ExplainingKernel) -> None:
+        """Not where something may have to be said of this process, which is not known yet."""
+        project, kwargs, channels = self._project, self._launched, self._channels
+        if project is None or kwargs is None or channels is None or self._predecessor.notice:
+            return
+        if isinstance(process, ExplainingKernel) or process.exit is not None:
+            return
+        manager: Any = self.parent
+
+        async def begin() -> Successor:
+            launcher = (await self._workbench.flows(project)).launcher
+            request = self._request(project, kwargs)
+            return Successor(launcher, project, process, request, channels, manager.context)
+
+        await self._drop_successor()
+        self._successor = await self._workbench.run(begin())
+
+    async def _drop_successor(self) -> None:
+        successor, self._successor = self._successor, None
+        if successor is not None:
+            await self._workbench.run(successor.drop())
+
     async def cleanup(self, restart: bool = False) -> None:
         if self._asked_the_dead:
             # Jupyter has just closed that socket. The next process must not get what it still has to deliver.
             self._asked_the_dead, self._silent_until = False, time.monotonic() + LINGER
+        if restart and (successor := self._successor) is not None:
+            # Jupyter has just removed the paths, and waits for a while.
+            await self._tell(successor.former_has_ended)
         if not restart:
+            await self._drop_successor()
             await self.kill()
             await self._end_passing()
             if self._channels is not None:
@@ -316,18 +354,7 @@ class ContainerProvisioner(KernelProvisionerBase):
 
     def resolve_path(self, path: str) -> str | None:
         """The host's path of a file that the kernel names, when it lies in the project."""
-        if self._project is None or path.startswith("~"):
-            return None
-        place = PurePosixPath(os.path.normpath(self._cwd / path))
-        if not place.is_relative_to(WORKSPACE):
-            return None
-        host = self._project.path / place.relative_to(WORKSPACE)
-        # A link that the kernel made to /etc means the container's there, and would mean ours here.
-        try:
-            within = host.resolve().is_relative_to(self._project.path)
-        except (OSError, RuntimeError, ValueError):
-            return None
-        return str(host) if within and host.exists() else None
+        return host_path(self._project, self._cwd, path) if self._project is not None else None
 
     async def get_provisioner_info(self) -> dict[str, Any]:
         info: dict[str, Any] = await super().get_provisioner_info()

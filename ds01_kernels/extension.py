@@ -15,6 +15,7 @@ from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from jupyter_events import EventLogger
 from jupyter_server.gateway.gateway_client import GatewayClient
 from jupyter_server.serverapp import ServerApp
+from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 from tornado.ioloop import IOLoop
 from traitlets.config import Config
@@ -25,7 +26,7 @@ from .errors import Ds01Error
 from .events import SCHEMA_FILES, Event
 from .handlers import routes
 from .kernelspecs import PROVISIONER, with_projects
-from .server_kernels import ServerKernels, ending_started
+from .server_kernels import ServerKernels, ending_started, knowing_started, undelayed
 from .workbench import Workbench
 
 #: Seconds between Jupyter's looks at a kernel. Ours answers from what the agent has told, so a look costs
@@ -54,13 +55,13 @@ def link(server: ServerApp) -> None:
         specs = with_projects(
             _class(server, "kernel_spec_manager_class", KernelSpecManager), workbench.projects
         )
-        server.kernel_spec_manager_class = specs
-        # Extensions linked after us may add to the configuration (JupyterLab does): all of it applies again.
-        server.config.ServerApp.kernel_spec_manager_class = specs
+        _set(server, "kernel_spec_manager_class", specs)
     except Ds01Error as error:
         server.log.error("ds01-kernels: projects are not offered as kernels. %s", error.sentence)  # noqa: TRY400
-    kernels = ending_started(_class(server, "kernel_manager_class", AsyncMappingKernelManager))
-    server.kernel_manager_class = server.config.ServerApp.kernel_manager_class = kernels
+    kernels = _class(server, "kernel_manager_class", AsyncMappingKernelManager)
+    _set(server, "kernel_manager_class", knowing_started(ending_started(kernels)))
+    connection = _class(server, "kernel_websocket_connection_class", ZMQChannelsWebsocketConnection)
+    _set(server, "kernel_websocket_connection_class", undelayed(connection))
     _default(server.config, "KernelProvisionerFactory", "default_provisioner_name", PROVISIONER)
     _default(server.config, "KernelRestarter", "time_to_dead", TIME_TO_DEAD)
     # It may have been made before us, when kernelspecs were looked at.
@@ -105,6 +106,12 @@ def _class(server: ServerApp, name: str, default: type[_Class]) -> type[_Class]:
     configured = server.config.ServerApp.get(name, default)
     found: type[_Class] = import_item(configured) if isinstance(configured, str) else configured
     return found
+
+
+def _set(server: ServerApp, name: str, value: type[Any]) -> None:
+    setattr(server, name, value)
+    # Extensions linked after us may add to the configuration (JupyterLab does): all of it applies again.
+    server.config.ServerApp[name] = value
 
 
 def _own_configuration(config: Config) -> Config:

@@ -1,4 +1,4 @@
-"""What a kernel is started with beyond its variables: ipykernel's arguments, and the folder."""
+"""What a kernel is started with beyond its variables: ipykernel's arguments, and its folder."""
 
 from __future__ import annotations
 
@@ -33,3 +33,19 @@ def inside_cwd(project: Project, cwd: str | os.PathLike[str] | None) -> PurePosi
     except OSError:  # our own folder was removed
         return WORKSPACE
     return WORKSPACE / real.relative_to(project.path) if real.is_relative_to(project.path) else WORKSPACE
+
+
+def host_path(project: Project, cwd: PurePosixPath, path: str) -> str | None:
+    """This machine's path of a file that a kernel in `cwd` names, when it lies in the project."""
+    if path.startswith("~"):
+        return None
+    place = PurePosixPath(os.path.normpath(cwd / path))
+    if not place.is_relative_to(WORKSPACE):
+        return None
+    host = project.path / place.relative_to(WORKSPACE)
+    # A link that the kernel made to /etc means the container's there, and would mean ours here.
+    try:
+        within = host.resolve().is_relative_to(project.path)
+    except (OSError, RuntimeError, ValueError):
+        return None
+    return str(host) if within and host.exists() else None

@@ -66,6 +66,8 @@ class Launcher:
         self.settle: Callable[[Project], Awaitable[None]] = _nothing
         self._settings = settings
         self._identity = identity
+        #: Kernel processes of ours that may be needed soon and are nobody's yet: they keep no container.
+        self.reserved: set[str] = set()
         self._stations: dict[str, Station] = {}
         #: By the project's path, what the agent of its last container was told.
         self._told: dict[Path, Preparation] = {}
@@ -87,9 +89,19 @@ class Launcher:
                 # Its container was replaced while it started.
                 started.process.end()
                 started = await self._start(project, request)
-            self.idling.follow(project, started.process)
-            self._see_out(started.process)
+            self.follow(project, started.process)
             return started
+
+    def station_of(self, agent: Agent) -> Station | None:
+        """The container of that agent, as far as it can still be used."""
+        station = self._stations.get(agent.container)
+        is_that = station is not None and station.agent is agent and agent.lost is None
+        return station if is_that and not agent.has_successor else None
+
+    def follow(self, project: Project, process: KernelProcess) -> None:
+        """That process is a kernel: its container is needed until it has ended."""
+        self.idling.follow(project, process)
+        self._see_out(process)
 
     def _see_out(self, process: KernelProcess) -> None:
         """Once it has ended, remove its container if that was only kept for the kernels in it."""
@@ -294,7 +306,8 @@ class Launcher:
 
     async def _is_idle(self, info: ContainerInfo) -> bool:
         try:
-            return await self.count_kernels(info) == 0
+            async with self.visit(info) as agent:
+                return await agent.kernels() <= self.reserved
         except AgentError as error:
             log.warning("The container %s is kept, since its agent does not answer: %s", info.name, error)
             return False

@@ -86,6 +86,11 @@ class ProjectProvisioner(KernelProvisionerBase):
         return self._place.process_id if isinstance(self._place, ContainerProvisioner) else ""
 
     @property
+    def is_answering(self) -> bool:
+        """Whether there is a kernel in a container, or what stands in for it: a start waits for that."""
+        return isinstance(self._place, ContainerProvisioner) and self._place.has_process
+
+    @property
     def has_process(self) -> bool:
         return self._place is not None and self._place.has_process
 

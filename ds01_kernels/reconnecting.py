@@ -44,7 +44,23 @@ async def lead_back(channels: Channels, prefix: str, context: zmq.Context[zmq.So
     A request that waited is answered as soon as its path leads on. By then all have to hear it: a kernel's
     socket keeps nothing for those who come later. `context` is the clients'. Raises `OSError` or `Ds01Error`.
     """
+    point_listeners(channels, prefix)
+    await listeners_are_back(channels, context)
+    point_requests(channels, prefix)
+
+
+def point_listeners(channels: Channels, prefix: str) -> None:
+    """All paths but those of requests. Raises `OSError` or `Ds01Error`."""
     channels.point_at(prefix, set(PORTS.values()) - REQUESTS)
+
+
+def point_requests(channels: Channels, prefix: str) -> None:
+    """Those of requests; to be done last. Raises `OSError` or `Ds01Error`."""
+    channels.point_at(prefix, REQUESTS)
+
+
+async def listeners_are_back(channels: Channels, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    """Wait until all who had lost a kernel by now have connected to where the paths lead."""
     address = f"ipc://{channels.ip}-{PORTS['iopub_port']}"
     with suppress(TimeoutError):
         async with asyncio.timeout(PATIENCE):
@@ -53,7 +69,6 @@ async def lead_back(channels: Channels, prefix: str, context: zmq.Context[zmq.So
             await _connected(context, address)
             await asyncio.sleep(2 * RECONNECT / 1000)
             await _connected(context, address)
-    channels.point_at(prefix, REQUESTS)
 
 
 async def _connected(context: zmq.Context[zmq.Socket[bytes]], address: str) -> None:

@@ -1,4 +1,5 @@
-"""The kernels of this Jupyter server: which run in containers, their restarts, and their ends."""
+"""The kernels of this Jupyter server: which run in containers, their starts, restarts and ends, and the
+websockets to them."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jupyter_core.utils import ensure_async
+from jupyter_server.services.kernels.connection.base import BaseKernelWebsocketConnection
 from jupyter_server.services.kernels.kernelmanager import MappingKernelManager
 
 from .projects import Project
@@ -105,3 +107,40 @@ def ending_started(parent: type[MappingKernelManager]) -> type[MappingKernelMana
 
     body = {"_async_shutdown_kernel": shut_down, "shutdown_kernel": shut_down}
     return types.new_class("EndingStartedKernels", (parent,), exec_body=lambda made: made.update(body))
+
+
+def knowing_started(parent: type[MappingKernelManager]) -> type[MappingKernelManager]:
+    """A subclass that does not call a kernel "starting" which has already said that it can be reached.
+
+    Jupyter waits for what such a kernel says next, looking every 50 ms, before it opens a channel to it.
+    https://github.com/jupyter-server/jupyter_server/blob/v2.17.0/jupyter_server/services/kernels/connection/channels.py
+    (`wait_for_activity`)
+    """
+
+    def watch(self: Any, kernel_id: str) -> None:
+        parent.start_watching_activity(self, kernel_id)  # type: ignore[no-untyped-call]
+        kernel = self.get_kernel(kernel_id)
+        provisioner = kernel.provisioner
+        is_ours = isinstance(provisioner, ProjectProvisioner)
+        if is_ours and provisioner.is_answering and kernel.execution_state == "starting":
+            kernel.execution_state = "idle"
+
+    body = {"start_watching_activity": watch}
+    return types.new_class("KnowingStartedKernels", (parent,), exec_body=lambda made: made.update(body))
+
+
+def undelayed(parent: type[BaseKernelWebsocketConnection]) -> type[BaseKernelWebsocketConnection]:
+    """A subclass that sends each message at once.
+
+    Else a reply, which follows others, leaves only when these have been acknowledged: with the 40 ms that
+    the other side may take for that, by Nagle's algorithm and delayed acknowledgements.
+    https://www.tornadoweb.org/en/stable/websocket.html#tornado.websocket.WebSocketHandler.set_nodelay
+    """
+
+    def connect(self: Any) -> Any:
+        self.websocket_handler.set_nodelay(True)
+        open_channels: Any = parent.connect
+        return open_channels(self)
+
+    body = {"connect": connect}
+    return types.new_class("UndelayedConnection", (parent,), exec_body=lambda made: made.update(body))

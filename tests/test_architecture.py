@@ -52,6 +52,7 @@ LAYERS = (
     {"station"},
     {"elsewhere"},
     {"launch", "idling", "jobs", "explaining", "predecessor", "reconnecting", "vanishing", "waiting"},
+    {"successor"},
     {"drifts", "installing", "housekeeping", "nodes"},
     {"rebuild"},
     {"flows"},

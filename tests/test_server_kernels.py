@@ -1,4 +1,4 @@
-"""The kernels of a Jupyter server: their ends."""
+"""The kernels of a Jupyter server: their starts and ends, and the websockets to them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 from tornado.web import HTTPError
 
-from ds01_kernels.server_kernels import ending_started
+from ds01_kernels.provisioner import ProjectProvisioner
+from ds01_kernels.server_kernels import ending_started, knowing_started, undelayed
 
 
 class Starting:
@@ -52,3 +53,70 @@ def test_a_kernel_that_starts_is_ended_afterwards() -> None:
             await kernels.shutdown_kernel("first")
 
     asyncio.run(work())
+
+
+class Watched:
+    """As much of a kernel's manager as is looked at when Jupyter begins to watch it."""
+
+    def __init__(self, provisioner: object, state: str = "starting") -> None:
+        self.provisioner = provisioner
+        self.execution_state = state
+
+
+class Watching(AsyncMappingKernelManager):
+    def start_watching_activity(self, kernel_id: str) -> None:
+        self.get_kernel(kernel_id).watched = True
+
+
+class Answering(ProjectProvisioner):
+    is_answering = True
+
+
+class Silent(ProjectProvisioner):
+    is_answering = False
+
+
+def test_a_kernel_that_can_be_reached_is_no_longer_starting() -> None:
+    async def work() -> None:
+        kernels: Any = knowing_started(Watching)()
+        kernels._kernels = {
+            "ours": Watched(Answering()),
+            "on the host": Watched(ProjectProvisioner()),
+            "ended": Watched(Silent()),
+            "somebody else's": Watched(object()),
+            "busy": Watched(Answering(), "busy"),
+        }
+        for kernel_id in kernels._kernels:
+            kernels.start_watching_activity(kernel_id)
+        found = {id_: one.execution_state for id_, one in kernels._kernels.items() if one.watched}
+        assert found == {
+            "ours": "idle",
+            "on the host": "starting",
+            "ended": "starting",
+            "somebody else's": "starting",
+            "busy": "busy",
+        }
+
+    asyncio.run(work())
+
+
+def test_messages_to_a_page_are_sent_at_once() -> None:
+    done: list[object] = []
+
+    class Handler:
+        def set_nodelay(self, value: bool) -> None:
+            done.append(value)
+
+    class Connection:
+        """Not Jupyter's, whose traits want the handler of a server."""
+
+        websocket_handler = Handler()
+
+        def connect(self) -> str:
+            done.append("connected")
+            return "what it returns"
+
+    parent: Any = Connection
+    connection: Any = undelayed(parent)()
+    assert connection.connect() == "what it returns"
+    assert done == [True, "connected"]

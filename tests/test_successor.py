@@ -1,0 +1,116 @@
+"""A kernel's next process is begun while the last one ends, and becomes one only if it is what is wanted."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import live
+import pytest
+from conftest import ProjectFolder, build_project, with_engine
+
+from ds01_kernels.workbench import Workbench
+
+pytestmark = pytest.mark.engine
+
+#: Its end takes until the file is there, or as long as it may.
+ENDING_SLOWLY = """
+import atexit, os, time
+def wait():
+    for _ in range(1500):
+        if os.path.exists("/workspace/go"): break
+        time.sleep(0.02)
+    open("/workspace/over", "w").close()
+atexit.register(wait)
+"""
+
+
+@pytest.fixture
+def live_site() -> Iterator[live.Site]:
+    with live.a_site() as made:
+        yield made
+
+
+@contextmanager
+def slow_kernel(project: ProjectFolder) -> Iterator[live.LiveKernel]:
+    """One that ends slowly, for which Jupyter has the patience."""
+    with live.a_kernel(f"ds01-{project.name}") as kernel:
+        kernel.manager.shutdown_wait_time = 2 * live.LIMIT
+        kernel.run(ENDING_SLOWLY)
+        yield kernel
+        (project.path / "go").touch()
+
+
+@contextmanager
+def restarting(kernel: live.LiveKernel, **arguments: object) -> Iterator[None]:
+    """What is done inside is done while the kernel restarts."""
+    thread = threading.Thread(target=lambda: kernel.manager.restart_kernel(**arguments))
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+        kernel.client.wait_for_ready(timeout=live.LIMIT)
+
+
+def kernels(project: ProjectFolder) -> int:
+    """How many processes are kernels in the project's container."""
+    workbench = Workbench.open()
+    found = next(each for each in workbench.projects().projects if each.name == project.name)
+    info = workbench.call(workbench.launcher.deploy(found))
+    return workbench.call(workbench.launcher.count_kernels(info))
+
+
+def container(project: ProjectFolder) -> str:
+    return str(live.inspect(project)["Id"])
+
+
+def test_it_is_begun_early_and_asked_late(live_site: live.Site, ipykernel_image: str) -> None:
+    project = live_site.project("next", dockerfile=f"FROM {ipykernel_image}\n")
+    with slow_kernel(project) as kernel:
+        shell = Path(f"{kernel.manager.get_connection_info()['ip']}-1")
+        former = shell.readlink()
+        with restarting(kernel):
+            live.until(lambda: kernels(project) == 2)
+            assert shell.readlink() == former
+            (project.path / "go").touch()
+        assert shell.readlink() != former
+        assert kernel.run("import os; print(os.path.exists('/workspace/over'))") == "True\n"
+        assert kernels(project) == 1
+
+
+def test_one_that_is_not_what_is_wanted_ends(live_site: live.Site, ipykernel_image: str) -> None:
+    project = live_site.project("other", dockerfile=f"FROM {ipykernel_image}\n")
+    with slow_kernel(project) as kernel:
+        with restarting(kernel, env={**os.environ, "JPY_SESSION_NAME": "moved.ipynb"}):
+            live.until(lambda: kernels(project) == 2)
+            (project.path / "go").touch()
+        assert kernel.run("import os; print(os.environ['JPY_SESSION_NAME'])") == "moved.ipynb\n"
+        live.until(lambda: kernels(project) == 1)
+
+
+def test_it_keeps_no_container_that_is_out_of_date(live_site: live.Site, ipykernel_image: str) -> None:
+    project = live_site.project("outdated", dockerfile=f"FROM {ipykernel_image}\n")
+    with slow_kernel(project) as kernel:
+        former = container(project)
+        (project.path / "Dockerfile").write_text(f"FROM {ipykernel_image}\nENV NEWER=yes\n")
+        with_engine(lambda engine: build_project(engine, project))
+        with restarting(kernel):
+            live.until(lambda: kernels(project) == 2)
+            (project.path / "go").touch()
+        assert kernel.run("import os; print(os.environ.get('NEWER'))") == "yes\n"
+        assert container(project) != former
+        assert kernels(project) == 1
+
+
+def test_a_shutdown_amid_a_restart_leaves_nothing(live_site: live.Site, ipykernel_image: str) -> None:
+    project = live_site.project("given-up", dockerfile=f"FROM {ipykernel_image}\n")
+    with slow_kernel(project) as kernel:
+        # As much of a restart as there was when it was given up.
+        kernel.manager.request_shutdown(restart=True)
+        live.until(lambda: kernels(project) == 2)
+        kernel.manager.shutdown_kernel(now=True)
+        live.until(lambda: kernels(project) == 0)
