@@ -11,17 +11,17 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Any
 
-import zmq
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 
 from .agent_client import KernelProcess
 from .agent_requests import KernelRequest
-from .connection import PORTS, Channels, inside
+from .connection import Channels
 from .errors import Ds01Error, NoRoomError, NotBuiltError
 from .exits import Cause
 from .explaining import ExplainingKernel, Say
 from .kernel_arguments import host_path, inside_cwd, ipykernel_arguments
+from .kernel_connection import for_clients, for_process
 from .package_jobs import first_build
 from .predecessor import Predecessor
 from .projects import Project
@@ -75,7 +75,8 @@ class ContainerProvisioner(KernelProvisionerBase):
             self._channels = Channels()
             manager: Any = self.parent
             hasten(manager.context)
-        self.connection_info = self._connection(kwargs.pop("transport_encryption", None))
+        encryption = kwargs.pop("transport_encryption", None)
+        self.connection_info = for_clients(self.parent, self._channels.ip, encryption)
         arguments = ipykernel_arguments(self.kernel_spec.argv) + list(kwargs.pop("extra_arguments", []))
         # Fills in the kernelspec's own variables from all that we were given; the choice comes after.
         kwargs = await super().pre_launch(cmd=[*self.kernel_spec.argv, *arguments], **kwargs)
@@ -163,7 +164,7 @@ class ContainerProvisioner(KernelProvisionerBase):
             cwd=str(self._cwd),
             env=variables.plain,
             files=variables.files,
-            connection=self._kernel_connection(process),
+            connection=for_process(self.connection_info, process, self.kernel_spec.name),
             arguments=kwargs.get("arguments", []),
             notice=self._predecessor.notice,
         )
@@ -379,39 +380,3 @@ class ContainerProvisioner(KernelProvisionerBase):
         # The paths of the process that had it go with that process.
         self.connection_info = {**self.connection_info, "ip": self._channels.ip}
         self._adopt(started)
-
-    # Connection
-
-    def _connection(self, encryption: str | None) -> KernelConnectionInfo:
-        """What Jupyter connects to: its own paths and key, the same for the life of the kernel."""
-        assert self._channels is not None
-        manager: Any = self.parent
-        info: KernelConnectionInfo = {
-            "transport": "ipc",
-            "ip": self._channels.ip,
-            "key": manager.session.key,
-            "signature_scheme": manager.session.signature_scheme,
-            **PORTS,  # type: ignore[typeddict-item]
-        }
-        if _wants_encryption(manager, encryption):
-            # As LocalProvisioner does it: made once, and kept over restarts as the session's key is.
-            if manager.curve_publickey is None:
-                manager.curve_publickey, manager.curve_secretkey = zmq.curve_keypair()
-            info["curve_publickey"] = manager.curve_publickey.decode()
-            info["curve_secretkey"] = manager.curve_secretkey.decode()
-        return info
-
-    def _kernel_connection(self, process: str) -> dict[str, Any]:
-        """The same as the kernel process has it: in the directory that it shares with us."""
-        info: dict[str, Any] = {
-            **self.connection_info,
-            "ip": inside(process),
-            "kernel_name": self.kernel_spec.name,
-        }
-        info["key"] = info["key"].decode()
-        return info
-
-
-def _wants_encryption(manager: Any, given: str | None) -> bool:
-    policy = given if given is not None else getattr(manager, "transport_encryption", "disabled")
-    return policy == "required" or (policy == "auto" and manager._kernel_supports_curve_encryption())

@@ -66,6 +66,7 @@ LAYERS = (
         "server_kernels",
         "container_provisioner",
         "kernel_arguments",
+        "kernel_connection",
         "kernelspecs",
         "handlers",
         "openapi",
