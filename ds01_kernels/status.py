@@ -20,6 +20,9 @@ from .settings import Settings
 from .text import clean
 from .workbench import Workbench
 
+#: Seconds for the answer of each engine, where there are several.
+LIMIT_BESIDE_OTHERS = 10.0
+
 
 @dataclass(frozen=True)
 class ProjectStatus:
@@ -102,13 +105,18 @@ class _Known:
 
 
 async def _asked(workbench: Workbench, projects: Sequence[Project]) -> list[_Known]:
-    by_engine = await workbench.all_flows.by_engine(projects)
-    return list(await asyncio.gather(*(_on(*some) for some in by_engine if some[1])))
+    by_engine = [some for some in await workbench.all_flows.by_engine(projects) if some[1]]
+    # The projects of others are not to wait for one that does not answer.
+    limit = LIMIT_BESIDE_OTHERS if len(by_engine) > 1 else None
+    return list(await asyncio.gather(*(_on(*some, limit) for some in by_engine)))
 
 
-async def _on(flows: Flows, projects: Sequence[Project]) -> _Known:
+async def _on(flows: Flows, projects: Sequence[Project], limit: float | None) -> _Known:
     try:
-        return _Known(projects, await containers.find_all(flows.engine))
+        async with asyncio.timeout(limit):
+            return _Known(projects, await containers.find_all(flows.engine))
+    except TimeoutError:
+        return _Known(projects, error=f"The engine did not answer within {limit:.0f} s.")
     except Ds01Error as problem:
         return _Known(projects, error=clean(problem.sentence, colours=False))
 

@@ -9,7 +9,7 @@ import pytest
 from live import a_kernel, until
 from pretended import Pretence, Pretended, a_pretence
 
-from ds01_kernels import flows, nodes
+from ds01_kernels import flows, nodes, status
 from ds01_kernels.doctor import examine
 from ds01_kernels.engine import ContainerInfo
 from ds01_kernels.errors import EngineError, EngineUnreachableError, SettingError
@@ -92,6 +92,25 @@ def test_one_that_is_down_does_not_take_the_others_along(
     # And it is there again when it is there again.
     here.call(here.call(here.workbench.flows(other)).launcher.deploy(other))
     assert listed(here)["other"].state == "running"
+
+
+def test_one_that_does_not_answer_is_not_waited_for(
+    here: Pretence, docker: Pretended, podman: Pretended, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(labels: object) -> list[ContainerInfo]:
+        await asyncio.sleep(3600)
+        return []
+
+    monkeypatch.setattr(status, "LIMIT_BESIDE_OTHERS", 0.1)
+    monkeypatch.setattr(podman, "containers", hang)
+    here.project("one")
+    here.project("other", ON_PODMAN)
+    found = listed(here)
+    assert (found["one"].state, found["one"].error) == ("missing", None)
+    assert (found["other"].state, found["other"].error) == (
+        "unknown",
+        "The engine did not answer within 0 s.",
+    )
 
 
 def test_an_engine_that_is_not_allowed_makes_nothing(here: Pretence, docker: Pretended) -> None:
