@@ -23,9 +23,6 @@ from .projects import Project
 
 log = logging.getLogger("ds01_kernels")
 
-#: Seconds that a container's main process, which does nothing, is given to end.
-STOP_GRACE = 5.0
-
 
 async def _nothing(project: Project) -> None:
     return
@@ -159,7 +156,7 @@ class Idling:
                 if info is None or not info.running or await self._count(info):
                     return True
                 await self.record_drift(project)
-                await self._engine.stop(info.id, STOP_GRACE)
+                await self._engine.stop(info.id, containers.STOP_GRACE)
         log.info("The container %s was stopped: no kernel has run in it for %g s", info.name, self.seconds)
         self._stopped(project, info)
         return True

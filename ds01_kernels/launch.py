@@ -16,7 +16,7 @@ from .agent.kernel import Preparation, is_start_bound
 from .agent_client import Agent, KernelProcess
 from .agent_requests import Identity, KernelRequest
 from .agent_stream import Load
-from .containers import IPYKERNEL, NOTHING_KNOWN, Running
+from .containers import IPYKERNEL, NOTHING_KNOWN, STOP_GRACE, Running
 from .engine import ContainerInfo, Engine, EngineInfo
 from .errors import (
     AgentError,
@@ -41,9 +41,6 @@ log = logging.getLogger("ds01_kernels")
 
 #: A container of that project, its agent, and whether this process has just made it.
 Noticed = Callable[[Project, ContainerInfo, Agent, bool], None]
-
-#: Seconds that a container's main process has for its end.
-STOP_GRACE = 10.0
 
 
 class Launcher:

@@ -15,7 +15,7 @@ from ..agent_client import Agent
 from ..drifts import Drifts
 from ..engine import ContainerInfo, Engine, EngineInfo
 from ..errors import Ds01Error
-from ..launch import STOP_GRACE, Launcher
+from ..launch import Launcher
 from ..projects import Project
 from ..settings import Settings
 from .checking import check
@@ -125,7 +125,7 @@ class Swaps:
             await check_consent(self._launcher, old, exchange.kernels)
             try:
                 if old is not None:
-                    await through(self._engine.stop(old.id, STOP_GRACE))
+                    await through(self._engine.stop(old.id, containers.STOP_GRACE))
                 exchange = await self._try(project, exchange, wanted, report, host)
                 report(Step("swap"))
                 await through(self.carry_out(project, exchange))
