@@ -17,6 +17,7 @@ from typing import Any
 from .agent import protocol
 from .agent_calls import Calls
 from .agent_requests import USUAL, Identity, KernelRequest, Limits
+from .agent_return import reached_or_over
 from .agent_stream import AgentStream, Load, Welcome, exit_of, field, load_of, reach
 from .channel_streams import ChannelStreams
 from .engine import Engine
@@ -342,22 +343,24 @@ class Agent:
         while self._processes and not self._closing and loop.time() < deadline:
             try:
                 async with asyncio.timeout_at(deadline):
-                    info = await self.engine.container(self.container)
-                    if over := gone(info, self._started):
-                        if over.cause is not Cause.STOPPED or end.cause is Cause.STOPPED:
-                            return None, (self._why_ended and await self._why_ended(over)) or over
+                    found = await reached_or_over(self._reach, self._over, self.limits.look)
+                    if isinstance(found, Exit):
+                        if found.cause is not Cause.STOPPED or end.cause is Cause.STOPPED:
+                            return None, (self._why_ended and await self._why_ended(found)) or found
                         # Whoever removes it, or starts it anew, has stopped it first.
-                        end = over
+                        end = found
                         await asyncio.sleep(self.limits.pause)
                         continue
-                    stream = await self._reach()
             except (EngineError, AgentError, TimeoutError) as error:
                 end = replace(end, detail=str(error))
                 await asyncio.sleep(self.limits.pause)
                 continue
-            self._resume(stream.welcome)
-            return stream, end
+            self._resume(found.welcome)
+            return found, end
         return None, end
+
+    async def _over(self) -> Exit | None:
+        return gone(await self.engine.container(self.container), self._started, self.container)
 
     def _resume(self, welcome: Welcome) -> None:
         """Learn what was missed, and have everything sent again that may not have got through."""

@@ -12,7 +12,8 @@ from .agent_stream import CONNECT_LIMIT
 @dataclass(frozen=True)
 class Limits:
     """Seconds: to reach the agent, for its answer to a call, for a kernel process to bind its sockets, for
-    our last words to get through; and between attempts to reach the agent again.
+    our last words to get through; between attempts to reach the agent again, and between looks at the
+    container during one.
     """
 
     connect: float = CONNECT_LIMIT
@@ -20,6 +21,7 @@ class Limits:
     ready: float = 60.0
     goodbye: float = 2.0
     pause: float = 0.5
+    look: float = 2.0
 
 
 USUAL = Limits()

@@ -16,6 +16,7 @@ from traitlets.config import Config
 from traitlets.config.loader import ConfigError, KVArgParseConfigLoader
 
 from . import commands, creating, package_commands
+from .engine import ENGINES
 from .errors import Ds01Error
 from .text import clean
 from .workbench import Workbench
@@ -91,6 +92,9 @@ def _parser() -> argparse.ArgumentParser:
         verbs, "base-image", commands.base_image, "build the local Debian base image ds01/base:latest"
     )
     base.add_argument("--suite", help="Debian release (default: the host's)")
+    base.add_argument(
+        "--engine", choices=ENGINES, default="auto", help="which engine gets it (default: the usual one)"
+    )
     update = _verb(
         verbs, "image-update", package_commands.image_update, "build the project's image from its Dockerfile"
     )

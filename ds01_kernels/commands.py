@@ -14,7 +14,7 @@ from pathlib import Path
 from jupyter_core.paths import jupyter_data_dir
 
 from . import base_image as base
-from . import containers, creating, doctor, kernelspecs
+from . import container_jobs, containers, creating, doctor, kernelspecs
 from . import status as statuses
 from .doctor.finding import size
 from .errors import Ds01Error, NotFoundError
@@ -24,6 +24,7 @@ from .projects import valid_name
 from .terminal import attach
 from .text import clean
 from .variables import select
+from .waiting import for_room
 from .workbench import Workbench
 
 Command = Callable[[Workbench, argparse.Namespace], int | None]
@@ -40,13 +41,17 @@ def list_projects(workbench: Workbench, arguments: argparse.Namespace) -> None:
         return
     print_table(
         ("PROJECT", "CONTAINER", "STATE", "KERNEL", "PATH"),
-        ((p.name, p.container or "-", p.state or "-", p.kernel_name or "-", p.path) for p in found),
+        ((p.name, p.container or "-", _state(p), p.kernel_name or "-", p.path) for p in found),
     )
     for sentence in dict.fromkeys(project.error for project in found if project.error):
         print(clean(sentence, colours=False), file=sys.stderr)
     for project in found:
         if project.lost:
             print(_offer(project.name), file=sys.stderr)
+
+
+def _state(project: statuses.ProjectStatus) -> str:
+    return f"{project.state or '-'} on {project.node}" if project.node else project.state or "-"
 
 
 def status(workbench: Workbench, arguments: argparse.Namespace) -> None:
@@ -63,7 +68,8 @@ def status(workbench: Workbench, arguments: argparse.Namespace) -> None:
 
 
 def list_nodes(workbench: Workbench, arguments: argparse.Namespace) -> None:
-    found = workbench.call(nodes(workbench.chosen_engine))
+    of_each = workbench.call(workbench.on_each_engine(lambda flows: nodes(flows.engine)))
+    found = [node for some in of_each for node in some]
     if arguments.json:
         print_json([node.as_json() for node in found])
         return
@@ -120,16 +126,15 @@ def init(workbench: Workbench, arguments: argparse.Namespace) -> None:
 
 def base_image(workbench: Workbench, arguments: argparse.Namespace) -> None:
     report = (lambda _: None) if arguments.json else print
-    image = workbench.call(
-        base.build_base_image(workbench.chosen_engine, suite=arguments.suite, report=report)
-    )
+    engine = workbench.call(workbench.all_flows.named(arguments.engine)).engine
+    image = workbench.call(base.build_base_image(engine, suite=arguments.suite, report=report))
     if arguments.json:
         print_json({"id": image.id, "tags": list(image.tags), "size": image.size})
 
 
 def container_deploy(workbench: Workbench, arguments: argparse.Namespace) -> None:
     project = workbench.projects().get(arguments.project)
-    info = workbench.call(workbench.launcher.deploy(project))
+    info = workbench.call(container_jobs.deployed(workbench, project, _say_aside))
     if arguments.json:
         print_json({"container": info.name, "id": info.id, "state": info.state})
     else:
@@ -138,7 +143,8 @@ def container_deploy(workbench: Workbench, arguments: argparse.Namespace) -> Non
 
 def container_retire(workbench: Workbench, arguments: argparse.Namespace) -> None:
     project = workbench.projects().get(arguments.project)
-    removed = workbench.call(workbench.launcher.retire(project, force=arguments.force))
+    launcher = workbench.call(workbench.flows(project)).launcher
+    removed = workbench.call(launcher.retire(project, force=arguments.force))
     name = project.container_name(os.getuid())
     if arguments.json:
         print_json({"container": name, "removed": removed})
@@ -150,15 +156,16 @@ def shell(workbench: Workbench, arguments: argparse.Namespace) -> int:
     project = workbench.projects().get(arguments.project)
     variables = select(os.environ, named=workbench.pass_variables, project=project.path)
     command = arguments.command or ["/bin/sh", "-c", "exec $(command -v bash || command -v sh) -l"]
+    flows = workbench.call(workbench.flows(project))
     stack = AsyncExitStack()
     # Whoever is at a shell must not see the container stopped for want of kernels.
-    workbench.call(stack.enter_async_context(workbench.launcher.idling.busy(project)))
+    workbench.call(stack.enter_async_context(flows.launcher.idling.busy(project)))
     try:
-        station = workbench.call(workbench.launcher.reach(project))
-        code = attach(workbench, station.running.info.id, command, dict(variables.plain))
+        station = workbench.call(for_room(lambda: flows.launcher.reach(project), _say_aside))
+        code = attach(workbench, flows.engine, station.running.info.id, command, dict(variables.plain))
         # Nobody else may be there to see what was installed.
         with suppress(Ds01Error):
-            workbench.call(workbench.drifts.look(project))
+            workbench.call(flows.drifts.look(project))
         return code
     finally:
         workbench.call(stack.aclose())
@@ -166,13 +173,14 @@ def shell(workbench: Workbench, arguments: argparse.Namespace) -> int:
 
 def logs(workbench: Workbench, arguments: argparse.Namespace) -> None:
     project = workbench.projects().get(arguments.project)
-    info = workbench.call(containers.find(workbench.chosen_engine, project))
+    engine = workbench.call(workbench.flows(project)).engine
+    info = workbench.call(containers.find(engine, project))
     if info is None:
         raise NotFoundError(
             f"Project {project.name} has no container.",
             remedy=f"Start it with `jupyter ds01 container-deploy {project.name}`.",
         )
-    text = clean(workbench.call(workbench.chosen_engine.logs(info.id, arguments.tail)))
+    text = clean(workbench.call(engine.logs(info.id, arguments.tail)))
     if arguments.json:
         print_json({"container": info.name, "text": text})
     else:
@@ -196,6 +204,11 @@ def kernelspec_remove(workbench: Workbench, arguments: argparse.Namespace) -> No
     _print_places(
         arguments.json, "Removed", [kernelspecs.remove(name, kernels_dir=directory) for name in names]
     )
+
+
+def _say_aside(text: str) -> None:
+    """What is not the result, and is not to be read as one."""
+    print(clean(text, colours=False), end="", file=sys.stderr, flush=True)
 
 
 def _marks(encoding: str) -> dict[doctor.Level, str]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from .engine import ContainerInfo
 from .jobs import Job, JobState
 from .projects import Project
+from .waiting import for_room
 from .workbench import Workbench
 
 
@@ -12,10 +16,19 @@ async def deploy(workbench: Workbench, project: Project) -> JobState:
 
     async def work(job: Job) -> None:
         job.report(phase="swap", name="Starting the container")
-        info = await workbench.launcher.deploy(project)
+        info = await deployed(workbench, project, _waiting(job))
         job.say(f"{info.name} is {info.state}.\n")
 
     return await workbench.run(workbench.jobs.start(project, "deploy", work, join=True))
+
+
+async def deployed(workbench: Workbench, project: Project, say: Callable[[str], None]) -> ContainerInfo:
+    """The container, running as soon as there is room for it; `say` gets what is waited for."""
+
+    async def attempt() -> ContainerInfo:
+        return await (await workbench.flows(project)).launcher.deploy(project)
+
+    return await for_room(attempt, say)
 
 
 async def retire(workbench: Workbench, project: Project, *, force: bool) -> JobState:
@@ -23,7 +36,7 @@ async def retire(workbench: Workbench, project: Project, *, force: bool) -> JobS
 
     async def work(job: Job) -> None:
         job.report(phase="swap", name="Removing the container")
-        removed = await workbench.launcher.retire(project, force=force)
+        removed = await (await workbench.flows(project)).launcher.retire(project, force=force)
         job.say("The container was removed.\n" if removed else "There was no container.\n")
 
     # Not joined: the other one may be gentler.
@@ -35,7 +48,18 @@ async def restart(workbench: Workbench, project: Project) -> JobState:
 
     async def work(job: Job) -> None:
         job.report(phase="restart", name="Restarting the container")
-        info = await workbench.launcher.restart(project)
+        await (await workbench.flows(project)).launcher.stop(project)
+        info = await deployed(workbench, project, _waiting(job))
         job.say(f"{info.name} is {info.state}.\n")
 
     return await workbench.run(workbench.jobs.start(project, "restart", work, join=True))
+
+
+def _waiting(job: Job) -> Callable[[str], None]:
+    """Has the job tell what it waits for."""
+
+    def say(text: str) -> None:
+        job.report(name="Waiting for room")
+        job.say(text)
+
+    return say

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import time
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import zmq
@@ -17,8 +18,10 @@ from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 from .agent_client import KernelProcess
 from .agent_requests import KernelRequest
 from .connection import PORTS, Channels, inside
-from .errors import Ds01Error, NotBuiltError
+from .errors import Ds01Error, NoRoomError, NotBuiltError
+from .exits import Cause
 from .explaining import ExplainingKernel, Say
+from .kernel_arguments import inside_cwd, ipykernel_arguments
 from .package_jobs import first_build
 from .predecessor import Predecessor
 from .projects import Project
@@ -26,6 +29,7 @@ from .reconnecting import hasten, lead_back
 from .station import Started
 from .text import clean
 from .variables import WORKSPACE, select
+from .waiting import for_room
 from .workbench import Workbench
 
 #: Seconds for which a kernel that was asked to shut down is waited for, before Jupyter looks every 0.1 s.
@@ -68,7 +72,7 @@ class ContainerProvisioner(KernelProvisionerBase):
             manager: Any = self.parent
             hasten(manager.context)
         self.connection_info = self._connection(kwargs.pop("transport_encryption", None))
-        arguments = _ipykernel_arguments(self.kernel_spec.argv) + list(kwargs.pop("extra_arguments", []))
+        arguments = ipykernel_arguments(self.kernel_spec.argv) + list(kwargs.pop("extra_arguments", []))
         # Fills in the kernelspec's own variables from all that we were given; the choice comes after.
         kwargs = await super().pre_launch(cmd=[*self.kernel_spec.argv, *arguments], **kwargs)
         kwargs["arguments"] = arguments
@@ -82,10 +86,14 @@ class ContainerProvisioner(KernelProvisionerBase):
         try:
             # Not in a thread of the caller's loop, which may be a forked process's: its threads are not.
             self._project = project = await self._workbench.run(asyncio.to_thread(self._find))
-            self._cwd = _inside_cwd(project, kwargs.get("cwd"))
+            self._cwd = inside_cwd(project, kwargs.get("cwd"))
             started = await self._workbench.run(self._start(project, kwargs))
         except NotBuiltError as error:
             await self._explain(error, kwargs)
+        except NoRoomError as error:
+            self.log.info("A kernel waits for room. %s", error)
+            # Who has no cell to look at has waited already.
+            await self._explain(error, None if self._is_headless else kwargs)
         except Ds01Error as error:
             self.log.warning("A kernel could not start. %s", error.sentence)
             await self._explain(error)
@@ -98,21 +106,32 @@ class ContainerProvisioner(KernelProvisionerBase):
 
     async def _start(self, project: Project, kwargs: dict[str, Any]) -> Started:
         assert self._channels is not None
-        launcher = self._workbench.launcher
+        # What asked for the kernel waits for it, where there is no cell yet in which to say something.
+        limit = self._workbench.room_timeout if self._is_headless else 0.0
         try:
-            started = await launcher.start(project, self._request(project, kwargs))
+            started = await self._started(project, kwargs, self._log_line, limit)
         except NotBuiltError:
             if not self._is_headless:
                 raise
-            # What asked for the kernel waits for it, and there is no cell yet in which to say something.
             await first_build(self._workbench, project, self._log_line)
-            started = await launcher.start(project, self._request(project, kwargs))
+            started = await self._started(project, kwargs, self._log_line, limit)
         try:
             await self._lead_to(started.prefix)
         except BaseException:
             started.process.end()
             raise
         return started
+
+    async def _started(
+        self, project: Project, kwargs: dict[str, Any], say: Say, limit: float = math.inf
+    ) -> Started:
+        """Waits for room for so many seconds; `say` gets the reason."""
+
+        async def attempt() -> Started:
+            launcher = (await self._workbench.flows(project)).launcher
+            return await launcher.start(project, self._request(project, kwargs))
+
+        return await for_room(attempt, say, stop="Interrupt the kernel to wait no longer.", limit=limit)
 
     async def _lead_to(self, prefix: str) -> None:
         assert self._channels is not None
@@ -156,7 +175,8 @@ class ContainerProvisioner(KernelProvisionerBase):
     async def _explain(self, reason: Ds01Error, kwargs: dict[str, Any] | None = None) -> None:
         """Let a kernel stand in that gives the reason.
 
-        With `kwargs` its first cell builds the image, and the kernel starts then.
+        With `kwargs` its first cell does what there is to do (build the image, wait for room), and the kernel
+        starts then.
         """
         assert self._channels is not None
         channels = self._channels
@@ -168,11 +188,10 @@ class ContainerProvisioner(KernelProvisionerBase):
             assert self._project is not None
             assert kwargs is not None
             await first_build(self._workbench, self._project, say)
-            say("Starting the kernel.\n")
+            if isinstance(reason, NotBuiltError):
+                say("Starting the kernel.\n")
             self._predecessor.notice = explaining.notice
-            started = await self._workbench.launcher.start(
-                self._project, self._request(self._project, kwargs)
-            )
+            started = await self._started(self._project, kwargs, say)
             self._passing = explaining
             self._adopt(started)
             return started.prefix
@@ -219,7 +238,7 @@ class ContainerProvisioner(KernelProvisionerBase):
                 self._name,
                 started.container.name,
                 exit_.why,
-                f" ({exit_.detail})" if exit_.detail else "",
+                f" ({exit_.detail})" if exit_.detail and exit_.cause is not Cause.NODE else "",
             )
 
         self._workbench.submit(report())
@@ -325,8 +344,9 @@ class ContainerProvisioner(KernelProvisionerBase):
         await super().load_provisioner_info(provisioner_info)
         self._project = project = await self._workbench.run(asyncio.to_thread(self._find))
         self._channels = Channels()
+        launcher = (await self._workbench.run(self._workbench.flows(project))).launcher
         started = await self._workbench.run(
-            self._workbench.launcher.adopt(project, provisioner_info["process"], provisioner_info["client"])
+            launcher.adopt(project, provisioner_info["process"], provisioner_info["client"])
         )
         self._channels.point_at(started.prefix)
         # The paths of the process that had it go with that process.
@@ -368,29 +388,3 @@ class ContainerProvisioner(KernelProvisionerBase):
 def _wants_encryption(manager: Any, given: str | None) -> bool:
     policy = given if given is not None else getattr(manager, "transport_encryption", "disabled")
     return policy == "required" or (policy == "auto" and manager._kernel_supports_curve_encryption())
-
-
-def _ipykernel_arguments(argv: list[str]) -> list[str]:
-    """What a kernelspec's argv passes to ipykernel itself, without the connection file."""
-    rest = argv[argv.index("-m") + 2 :] if "-m" in argv else argv[1:]
-    kept: list[str] = []
-    for argument in rest:
-        if argument == "{connection_file}":
-            if kept and kept[-1] == "-f":
-                kept.pop()
-        else:
-            kept.append(argument)
-    return kept
-
-
-def _inside_cwd(project: Project, cwd: str | os.PathLike[str] | None) -> PurePosixPath:
-    """The notebook's folder as the container sees it; the project's own when the notebook lies elsewhere.
-
-    Without `cwd` it is this process's own folder, as a kernel on the host inherits it: papermill counts on
-    that.
-    """
-    try:
-        real = Path(cwd or ".").resolve()
-    except OSError:  # our own folder was removed
-        return WORKSPACE
-    return WORKSPACE / real.relative_to(project.path) if real.is_relative_to(project.path) else WORKSPACE

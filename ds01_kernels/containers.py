@@ -22,6 +22,7 @@ from .errors import (
     ContainerExitedError,
     Ds01Error,
     KernelsRunningError,
+    NoRoomError,
     NotBuiltError,
     SettingError,
 )
@@ -170,7 +171,12 @@ async def ensure(
             remedy=f"Build it with `jupyter ds01 image-update {project.name}`.",
         )
     info = await create(engine, project, image, settings, store)
-    return replace(await run(engine, info, guess), is_new=True)
+    try:
+        return replace(await run(engine, info, guess), is_new=True)
+    except (NoRoomError, asyncio.CancelledError):
+        # Whoever waits makes another one; whoever does not has nothing lying about.
+        await asyncio.shield(_retire_unless_running(engine, info))
+        raise
 
 
 def _is_cut_off(info: ContainerInfo) -> bool:
@@ -198,6 +204,13 @@ async def retire(engine: Engine, info: ContainerInfo) -> None:
     await engine.remove(info.id)
     if sockets := SocketDirectory.recorded(info.labels.get(LABEL_SOCKETS, "")):
         sockets.remove()
+
+
+async def _retire_unless_running(engine: Engine, info: ContainerInfo) -> None:
+    with suppress(Ds01Error):
+        now = await engine.container(info.id)
+        if now is not None and not now.running:
+            await retire(engine, info)
 
 
 def labels(project: Project) -> dict[str, str]:
@@ -233,6 +246,10 @@ def _digest(settings: Settings) -> str:
     # Where packages are saved, what a build may read, and which engine it has to be, says nothing about the
     # container.
     del given["packages"], given["build_secrets"], given["engine"]
+    # Containers of before these were known have another digest otherwise.
+    for name in ("node", "constraints", "swarm_constraints"):
+        if not given[name]:
+            del given[name]
     return hashlib.sha256(json.dumps(given, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -252,7 +269,8 @@ async def run(engine: Engine, info: ContainerInfo, guess: Preparation = NOTHING_
         raise ContainerExitedError(f"The container {info.name} was removed as soon as it was started.")
     if not started.running:
         raise await why_ended(engine, started)
-    return Running(started, sockets)
+    # One that could not be started again as it was is as new.
+    return Running(started, sockets, is_new=started.id != info.id)
 
 
 async def create(
@@ -274,14 +292,17 @@ async def create(
     if settings.engine not in ("auto", host.name):
         raise SettingError(
             f"Project {project.name} wants {settings.engine}, and its containers would be {host.name}'s.",
-            remedy="Take `engine` out of [tool.ds01] in its pyproject.toml, or have the administrator set "
-            "Workbench.engine.",
+            remedy="Take `engine` out of [tool.ds01] in its pyproject.toml, or have the administrator allow "
+            "that one by Workbench.engines_allowed.",
         )
     person = person_in(host)
     is_deployed = bool(host.deployer) and not beside
     sockets = SocketDirectory.new() if host.local and not is_deployed else None
     try:
         spec = _spec(project, image, settings, store, sockets, person)
+        if host.name == "swarm":
+            everywhere = (*settings.swarm_constraints, *spec.constraints)
+            spec = replace(spec, constraints=tuple(dict.fromkeys(everywhere)))
         info = await _created(engine, replace(spec, name=f"{spec.name}.{beside}") if beside else spec)
     except BaseException as error:
         if sockets is not None:
@@ -348,4 +369,6 @@ def _spec(
         cpus=settings.cpus,
         pids_limit=settings.pids_limit,
         gpus=settings.gpus,
+        node=settings.node,
+        constraints=settings.constraints,
     )

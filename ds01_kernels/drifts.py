@@ -72,6 +72,7 @@ class Drifts:
         if info is not None and info.running:
             async with self._launcher.visit(info) as agent:
                 return await self._look(project, info, agent)
+        info = info if info and await self._keeps(info) else None
         image_id = info.image_id if info else await self._launcher.image_id(project)
         recorded = await asyncio.to_thread(self._records.drift, project)
         if recorded is None:
@@ -83,6 +84,10 @@ class Drifts:
         if recorded.container != (info.id if info else ""):
             drift, lost = Drift(), lost.merged(drift)
         return Look(None, image, drift, _missing(lost, image))
+
+    async def _keeps(self, info: ContainerInfo) -> bool:
+        """Whether what was installed in a container that does not run is there when it does."""
+        return info.state != "dead" and "keep" not in (await self._launcher.engine.info()).cannot
 
     async def image_set(self, project: Project, image_id: str) -> Installed:
         """The packages of the image itself, for which a container of it is started once.

@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from .engine import ContainerInfo
 from .errors import KernelEndedError
+from .text import clean
 
 
 class Cause(StrEnum):
@@ -28,6 +29,8 @@ class Cause(StrEnum):
     RESTARTED = "container-restarted"
     REMOVED = "container-removed"
     LOST = "connection-lost"
+    #: The machine that the container ran on is gone; `detail` is the engine's sentence.
+    NODE = "node-lost"
     #: What enforces the rules of this machine has stopped the container; `detail` says after how long.
     IDLE = "container-idle"
     AGE = "container-age"
@@ -52,11 +55,13 @@ class Exit:
     def why(self) -> str:
         """In a few words, for a log: "killed by SIGKILL", "the container was stopped"."""
         if self.cause is not Cause.PROCESS:
-            return _WHY[self.cause] + (f" (limit {_size(self.limit)})" if self.limit else self._how_long)
+            return _WHY[self.cause] + (f" (limit {_size(self.limit)})" if self.limit else self._closer)
         return f"killed by {_signal(-self.code)}" if self.code < 0 else f"exit code {self.code}"
 
     @property
-    def _how_long(self) -> str:
+    def _closer(self) -> str:
+        if self.cause is Cause.NODE and self.detail:
+            return f" ({self.detail[0].lower()}{self.detail[1:].rstrip('.')})"
         return f" (after {self.detail})" if self.cause in (Cause.IDLE, Cause.AGE) and self.detail else ""
 
     @property
@@ -66,9 +71,15 @@ class Exit:
         return _SIGNAL_REMEDIES.get(-self.code, _KILLED) if self.code < 0 else _EXITED
 
 
-def gone(info: ContainerInfo | None, started: datetime | None) -> Exit | None:
-    """How the kernels of a container ended that was `started` then and looks so now; None when it runs on."""
-    if info is None:
+def gone(info: ContainerInfo | None, started: datetime | None, container: str = "") -> Exit | None:
+    """How the kernels of a container ended that was `started` then and looks so now; None when it runs on.
+
+    `container` is its id of then, or its name, where one is known.
+    """
+    if info is not None and info.state == "dead" and info.problem:
+        return Exit(-signal.SIGKILL, Cause.NODE, clean(info.problem, colours=False).strip())
+    # What is found by a former id is another one in its place.
+    if info is None or container not in ("", info.id, info.name):
         return Exit(-signal.SIGKILL, Cause.REMOVED)
     if info.state in ("running", "paused", "restarting"):
         is_same = started is None or info.started is None or info.started == started
@@ -100,16 +111,19 @@ _WHY = {
     Cause.RESTARTED: "the container was stopped and started again",
     Cause.REMOVED: "the container was removed",
     Cause.LOST: "the connection to the container was lost",
+    Cause.NODE: "its container's node was lost",
     Cause.IDLE: "DS01 stopped the container, in which it saw no work",
     Cause.AGE: "DS01 stopped the container, which had reached the longest time that one may run",
 }
 
 _ASK = "If that was not you, ask who did it; then run the cells again."
 
-_RESTORE = (
-    "This kernel runs in a new one, or in that one started again. What was installed there at run time is on "
-    "record: `jupyter ds01 restore PROJECT` installs it, a rebuild puts it into the Dockerfile."
+_ON_RECORD = (
+    "What was installed there at run time is on record: `jupyter ds01 restore PROJECT` installs it, a "
+    "rebuild puts it into the Dockerfile."
 )
+
+_RESTORE = f"This kernel runs in a new one, or in that one started again. {_ON_RECORD}"
 
 OUT_OF_MEMORY = (
     "Use less memory at a time, shut down other kernels of the project, or raise `memory` in [tool.ds01] of "
@@ -124,6 +138,7 @@ _REMEDIES = {
     Cause.RESTARTED: _ASK,
     Cause.REMOVED: "What was installed in it at run time and is not in the Dockerfile is gone too. " + _ASK,
     Cause.LOST: "Was the engine restarted? Run the cells again.",
+    Cause.NODE: "This kernel runs in a new container, on a node that answers. " + _ON_RECORD,
     Cause.IDLE: _RESTORE,
     Cause.AGE: _RESTORE,
 }

@@ -2,10 +2,10 @@
 
 It is the one place that every client shows, VS Code's included. It lives in the server's process, on the same
 five channels that Jupyter was given. When the image only has to be built, the first cell that is run builds
-it, with the build's output in that cell; then messages are passed on to the real kernel, the waiting cell
-first. Jupyter's paths are handed over at that moment, so that whoever connects from then on talks to the real
-kernel directly. Clients that are connected already stay with us: to close their connections could lose a
-message that is on its way.
+it, with the build's output in that cell; when there is no room for the container, it says so and waits. Then
+messages are passed on to the real kernel, the waiting cell first. Jupyter's paths are handed over at that
+moment, so that whoever connects from then on talks to the real kernel directly. Clients that are connected
+already stay with us: to close their connections could lose a message that is on its way.
 
 The messages: https://jupyter-client.readthedocs.io/en/stable/messaging.html
 """

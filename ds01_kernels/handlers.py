@@ -18,6 +18,7 @@ from tornado import web
 
 from . import creating, doctor, status
 from .errors import BadInputError, Ds01Error
+from .flows import Flows
 from .projects import Project, Projects
 from .provisioner import ProjectProvisioner
 from .request_body import TEXT, read_body
@@ -82,6 +83,10 @@ class Ds01Handler(APIHandler):
 
     async def project(self, name: str) -> Project:
         return (await self.projects()).get(name)
+
+    async def flows(self, project: Project) -> Flows:
+        """What is done with that project, on its engine."""
+        return await self.workbench.run(self.workbench.flows(project))
 
     def located(self, project: status.ProjectStatus) -> dict[str, Any]:
         """The project with its folder as Jupyter's contents call it; None outside the server's root."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from .agent_client import KernelProcess
 from .engine import ContainerInfo, Engine
 from .errors import Ds01Error
 from .locks import ProjectLocks
-from .projects import Project, Projects
+from .projects import Project
 
 log = logging.getLogger("ds01_kernels")
 
@@ -87,20 +87,19 @@ class Idling:
 
         self._run(wait())
 
-    async def watch(self, find: Callable[[], Projects], grace: float) -> None:
-        """Begin the time of every container that runs already, `grace` seconds from now.
+    async def watch(self, projects: Iterable[Project], grace: float) -> None:
+        """Begin the time of every container of theirs that runs already, `grace` seconds from now.
 
         Whoever started it may be gone. Raises nothing.
         """
         if not self.seconds:
             return
         try:
-            projects = await asyncio.to_thread(find)
             running = await containers.find_all(self._engine)
         except Ds01Error as error:
             log.info("Containers that idle are not looked for: %s", error)
             return
-        for project in projects.projects:
+        for project in projects:
             info = running.get(str(project.path))
             if info is not None and info.running and not self._doing[project.path]:
                 self._wait(project, self.seconds + grace)

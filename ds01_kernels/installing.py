@@ -16,6 +16,7 @@ from .packages import Drift, requirement
 from .projects import Project
 from .text import clean
 from .variables import Variables
+from .waiting import for_room
 
 log = logging.getLogger("ds01_kernels")
 
@@ -59,7 +60,7 @@ async def install(
     `Ds01Error`.
     """
     wanted = [one.text for same in read_requirements(specs).values() for one in same]
-    info, agent = await _reach(launcher, project)
+    info, agent = await _reach(launcher, project, say)
     agent.asked(wanted)
     await _pip(launcher.engine, info, agent, ["install", *wanted], variables, say)
 
@@ -67,7 +68,7 @@ async def install(
 async def restore(launcher: Launcher, project: Project, lost: Drift, variables: Variables, say: Say) -> None:
     """Bring back in the project's container what was installed in one that is gone. Raises the same."""
     install_again = [requirement(item, pin=True) for item in (*lost.added, *lost.changed)]
-    info, agent = await _reach(launcher, project)
+    info, agent = await _reach(launcher, project, say)
     if install_again:
         agent.asked([item.spec for item in (*lost.added, *lost.changed) if item.spec])
         await _pip(launcher.engine, info, agent, ["install", *install_again], variables, say)
@@ -76,8 +77,8 @@ async def restore(launcher: Launcher, project: Project, lost: Drift, variables: 
         await _pip(launcher.engine, info, agent, ["uninstall", "--yes", *names], variables, say)
 
 
-async def _reach(launcher: Launcher, project: Project) -> tuple[ContainerInfo, Agent]:
-    station = await launcher.reach(project)
+async def _reach(launcher: Launcher, project: Project, say: Say) -> tuple[ContainerInfo, Agent]:
+    station = await for_room(lambda: launcher.reach(project), say)
     return station.running.info, station.agent
 
 

@@ -87,7 +87,7 @@ class TerminalHandler(Ds01Handler):
                 remedy=f"Ask its administrator for them, or run: jupyter ds01 shell {project.name}",
             )
         # Here, where its failure has a sentence; a terminal would only open and close.
-        await self.workbench.run(self.workbench.launcher.reach(project))
+        await self.workbench.run((await self.flows(project)).launcher.reach(project))
         model = terminals.create(**_shell(self.workbench, project))
         self.answer({"name": model["name"]})
 

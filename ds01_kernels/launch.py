@@ -170,14 +170,21 @@ class Launcher:
         self.changed(ContainerChanged(project.name, info.name, "removed"))
         return True
 
-    async def restart(self, project: Project) -> ContainerInfo:
-        """Stop the project's container, and all kernels with it, and have it running again."""
+    async def stop(self, project: Project) -> None:
+        """Stop the project's container, and all kernels with it."""
         async with self.locks.hold(project.path):
             await self.settle(project)
             info = await containers.find(self.engine, project)
             if info is not None and info.running:
+                if "keep" in (await self.engine.info()).cannot:
+                    with suppress(Ds01Error):
+                        await self.idling.record_drift(project)
                 await self.engine.stop(info.id, STOP_GRACE)
                 self._was_stopped(project, info)
+
+    async def restart(self, project: Project) -> ContainerInfo:
+        """The same, and have it running again."""
+        await self.stop(project)
         return await self.deploy(project)
 
     async def count_kernels(self, info: ContainerInfo) -> int:

@@ -19,8 +19,10 @@ from .setting_values import (
     MOST_PIDS,
     MOST_SECONDS,
     parse_addresses,
+    parse_constraints,
     parse_cpus,
     parse_engine,
+    parse_engines,
     parse_folder,
     parse_gpus,
     parse_memory,
@@ -201,6 +203,25 @@ class Options(SingletonConfigurable):
         help="The folder of ca.pem, cert.pem and key.pem with which nodes of a swarm are reached by tcp://. "
         "Empty: there is none, and tcp:// is refused.",
     ).tag(config=True)
+    engines_allowed = List(
+        Unicode(),
+        help="Engines that a project may choose by `engine` in its [tool.ds01] ('docker', 'podman', 'swarm') "
+        "beside the one that `engine` stands for, which needs no mention. The images, containers and limits "
+        "of each are its own.",
+    ).tag(config=True)
+    room_timeout = Float(
+        3600.0,
+        min=0,
+        max=MOST_SECONDS,
+        help="Seconds that a kernel waits for room (for a free GPU, say, on a node of Docker Swarm) where "
+        "nobody has a cell to look at, as with nbclient and papermill; then each cell answers with the "
+        "reason. In JupyterLab and VS Code the first cell says what is waited for, until it is interrupted.",
+    ).tag(config=True)
+    swarm_constraints = List(
+        Unicode(),
+        help="Where containers may run on Docker Swarm, as in 'node.labels.room==2': what has to be true of "
+        "a node. A project's own `node` and `constraints` can only leave fewer.",
+    ).tag(config=True)
     engine_timeout = Float(
         60.0, min=1, max=MOST_SECONDS, help="Seconds until a call to the engine is given up."
     ).tag(config=True)
@@ -223,6 +244,7 @@ class Options(SingletonConfigurable):
                 )
         self._names()
         parse_engine(self._where("engine"), self.engine)
+        parse_engines(self._where("engines_allowed"), self.engines_allowed)
         self.swarm_options()
         self._ceiling(self._admin_settings())
         self.ds01_commands()
@@ -272,6 +294,7 @@ class Options(SingletonConfigurable):
             env=parse_variables(self._where("variables"), self.variables),
             build_args=parse_variables(self._where("build_args"), self.build_args),
             build_secrets=parse_secrets(self._where("build_secrets"), self.build_secrets),
+            swarm_constraints=parse_constraints(self._where("swarm_constraints"), self.swarm_constraints),
         )
 
     def _ceiling(self, admin: Settings) -> Ceiling:

@@ -27,7 +27,7 @@ LOOK = 0.5
 
 def packages(workbench: Workbench, arguments: argparse.Namespace) -> None:
     project = workbench.projects().get(arguments.project)
-    look = workbench.call(workbench.drifts.look(project))
+    look = workbench.call(workbench.call(workbench.flows(project)).drifts.look(project))
     if arguments.json:
         print_json(look.as_json())
         return
@@ -66,12 +66,13 @@ def restore(workbench: Workbench, arguments: argparse.Namespace) -> int:
 def save(workbench: Workbench, arguments: argparse.Namespace) -> None:
     project = workbench.projects().get(arguments.project)
     order = Order(tuple(arguments.spec) or None, not arguments.unpinned)
+    rebuilds = workbench.call(workbench.flows(project)).rebuilds
     if arguments.diff:
-        plan = workbench.call(workbench.rebuilds.preview(project, order.packages, pin=order.pin))
+        plan = workbench.call(rebuilds.preview(project, order.packages, pin=order.pin))
     else:
-        plan = workbench.call(workbench.rebuilds.save(project, order))
+        plan = workbench.call(rebuilds.save(project, order))
     if arguments.json and arguments.diff:
-        stops_first = workbench.call(workbench.rebuilds.stops_first(project))
+        stops_first = workbench.call(rebuilds.stops_first(project))
         print_json({**plan.as_json(), "stops_first": stops_first, "kernels": []})
         return
     if arguments.json:
@@ -90,11 +91,12 @@ def save(workbench: Workbench, arguments: argparse.Namespace) -> None:
 def rebuild(workbench: Workbench, arguments: argparse.Namespace) -> int:
     project = workbench.projects().get(arguments.project)
     chosen = [] if arguments.nothing else arguments.spec or None
-    plan = workbench.call(workbench.rebuilds.preview(project, chosen, pin=not arguments.unpinned))
+    rebuilds = workbench.call(workbench.flows(project)).rebuilds
+    plan = workbench.call(rebuilds.preview(project, chosen, pin=not arguments.unpinned))
     if not arguments.json:
         sys.stdout.write(clean(plan.diff, colours=False) or f"{plan.file} stays as it is.\n")
         _print_left(plan)
-        if why := workbench.call(workbench.rebuilds.stops_first(project)):
+        if why := workbench.call(rebuilds.stops_first(project)):
             print(f"The old container is stopped first, with all its kernels: {why}.")
     if not arguments.yes and not _agreed("Rebuild, and restart the kernels of this project?", "--yes"):
         return 1
@@ -128,9 +130,7 @@ def container_retire(workbench: Workbench, arguments: argparse.Namespace) -> Non
 
 
 def prune(workbench: Workbench, arguments: argparse.Namespace) -> None:
-    found = workbench.call(
-        workbench.housekeeping.look() if arguments.dry_run else workbench.housekeeping.prune()
-    )
+    found = workbench.call(workbench.prune(dry=arguments.dry_run))
     if arguments.json:
         print_json(found.as_json())
         return
@@ -142,15 +142,16 @@ def _offer_to_save(workbench: Workbench, project: Project) -> None:
     """Before a container is removed: what would go with it, and where there is somebody to ask, a way to keep
     it."""
     try:
-        drift = workbench.call(workbench.drifts.look(project)).drift
+        flows = workbench.call(workbench.flows(project))
+        drift = workbench.call(flows.drifts.look(project)).drift
         # It may all be written already, and not built yet.
-        if not drift or not workbench.call(workbench.rebuilds.preview(project)).changes:
+        if not drift or not workbench.call(flows.rebuilds.preview(project)).changes:
             return
     except Ds01Error:
         return
     print(f"Not in the Dockerfile: {_names(drift.items)}.", file=sys.stderr)
     if sys.stdin is not None and sys.stdin.isatty() and _agreed("Save them into it first?", ""):
-        plan = workbench.call(workbench.rebuilds.save(project, Order()))
+        plan = workbench.call(flows.rebuilds.save(project, Order()))
         print(f"Wrote {project.path / plan.file}: {_summary(plan)}.", file=sys.stderr)
     else:
         print(f"`jupyter ds01 restore {project.name}` installs them again.", file=sys.stderr)

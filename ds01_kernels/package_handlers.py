@@ -20,7 +20,7 @@ class PackagesHandler(Ds01Handler):
     @permitted("read")
     async def get(self, name: str) -> None:
         project = await self.project(name)
-        look = await self.workbench.run(self.workbench.drifts.look(project))
+        look = await self.workbench.run((await self.flows(project)).drifts.look(project))
         self.answer(await asyncio.to_thread(look.as_json))
 
     @permitted("execute")
@@ -34,10 +34,11 @@ class _PlanHandler(Ds01Handler):
     async def plan(self, name: str, wanted: dict[str, Any]) -> dict[str, Any]:
         """The preview's answer."""
         project = await self.project(name)
+        rebuilds = (await self.flows(project)).rebuilds
         plan = await self.workbench.run(
-            self.workbench.rebuilds.preview(project, wanted.get("packages"), pin=wanted.get("pin", True))
+            rebuilds.preview(project, wanted.get("packages"), pin=wanted.get("pin", True))
         )
-        stops_first = await self.workbench.run(self.workbench.rebuilds.stops_first(project))
+        stops_first = await self.workbench.run(rebuilds.stops_first(project))
         kernels = await self.kernels.of(project)
         return {
             **plan.as_json(),
@@ -49,7 +50,8 @@ class _PlanHandler(Ds01Handler):
         """What a request asks for. Raises `ConflictError` when the preview that it names no longer holds."""
         project = await self.project(name)
         packages, pin = wanted.get("packages"), wanted.get("pin", True)
-        plan = await self.workbench.run(self.workbench.rebuilds.preview(project, packages, pin=pin))
+        rebuilds = (await self.flows(project)).rebuilds
+        plan = await self.workbench.run(rebuilds.preview(project, packages, pin=pin))
         check(plan, wanted["sha256"], wanted["result_sha256"])
         agreed = await self.kernels.processes(project, wanted["kernels"]) if "kernels" in wanted else None
         return Order(
@@ -78,7 +80,8 @@ class SaveHandler(_PlanHandler):
         wanted = read_body(self.request.body, {**CHOICE, **SUMS}, required=tuple(SUMS))
         project = await self.project(name)
         order = await self.order(name, wanted)
-        plan = await self.workbench.run(self.workbench.rebuilds.save(project, order))
+        rebuilds = (await self.flows(project)).rebuilds
+        plan = await self.workbench.run(rebuilds.save(project, order))
         self.answer(plan.as_json())
 
 
@@ -110,7 +113,7 @@ class PruneHandler(Ds01Handler):
     @permitted("execute")
     async def post(self) -> None:
         read_body(self.request.body)
-        self.answer((await self.workbench.run(self.workbench.housekeeping.prune())).as_json())
+        self.answer((await self.workbench.run(self.workbench.prune())).as_json())
 
 
 TABLE: list[tuple[str, type[Ds01Handler]]] = [

@@ -42,7 +42,8 @@ async def install(workbench: Workbench, project: Project, specs: Sequence[str]) 
         async with _alone(workbench, project):
             job.report(phase="swap", name=f"Installing {', '.join(specs)}")
             given = variables(workbench, project)
-            await installing.install(workbench.launcher, project, specs, given, job.say)
+            launcher = (await workbench.flows(project)).launcher
+            await installing.install(launcher, project, specs, given, job.say)
 
     return await workbench.run(workbench.jobs.start(project, "install", work))
 
@@ -51,17 +52,18 @@ async def restore(workbench: Workbench, project: Project) -> JobState:
     """Install again what was in a container that is gone. Raises `Ds01Error` when no job can start."""
 
     async def work(job: Job) -> None:
+        flows = await workbench.flows(project)
         async with _alone(workbench, project):
             job.report(phase="swap", name="Installing what was lost")
-            lost = (await workbench.drifts.look(project)).lost
+            lost = (await flows.drifts.look(project)).lost
             if not lost:
                 job.say("Nothing was lost.\n")
                 return
             given = variables(workbench, project)
-            await installing.restore(workbench.launcher, project, lost, given, job.say)
+            await installing.restore(flows.launcher, project, lost, given, job.say)
             for item in lost.unpinnable:
                 job.say(f"{item.name} is not installed again: {item.reason}.\n")
-        await workbench.drifts.forget_lost(project, _named(lost))
+        await flows.drifts.forget_lost(project, _named(lost))
 
     return await workbench.run(workbench.jobs.start(project, "restore", work, join=True))
 
@@ -71,7 +73,7 @@ async def rebuild(workbench: Workbench, project: Project, order: Order) -> JobSt
     longer holds, or `Ds01Error` when no job can start."""
 
     async def work(job: Job) -> None:
-        await workbench.rebuilds.rebuild(project, order, _reporter(job))
+        await (await workbench.flows(project)).rebuilds.rebuild(project, order, _reporter(job))
 
     return await workbench.run(workbench.jobs.start(project, "rebuild", work, join=True))
 
@@ -80,7 +82,7 @@ async def build(workbench: Workbench, project: Project, order: Order) -> JobStat
     """Build the image, and leave the container. Raises `Ds01Error` when no job can start."""
 
     async def work(job: Job) -> None:
-        await workbench.rebuilds.update(project, order, _reporter(job))
+        await (await workbench.flows(project)).rebuilds.update(project, order, _reporter(job))
         name = project.image_name(os.getuid())
         job.say(f"Built {name}. New kernels use it as soon as none runs in the container.\n")
 
@@ -92,7 +94,8 @@ async def first_build(workbench: Workbench, project: Project, say: installing.Sa
 
     To be awaited in the workbench's own loop; to cancel it cancels the job.
     """
-    launcher = workbench.launcher
+    flows = await workbench.flows(project)
+    launcher = flows.launcher
     async with launcher.locks.hold(project.path / "build", limit=BUILD_LIMIT):
         if await launcher.image_id(project) is not None:
             return
@@ -107,7 +110,7 @@ async def first_build(workbench: Workbench, project: Project, say: installing.Sa
                 say(step.log)
 
             try:
-                await workbench.rebuilds.update(project, Order(packages=()), report, limit=BUILD_LIMIT)
+                await flows.rebuilds.update(project, Order(packages=()), report, limit=BUILD_LIMIT)
                 _settle(over)
             except asyncio.CancelledError:
                 _settle(over, ConflictError("The build was cancelled.", remedy="Run the cell again."))
@@ -128,7 +131,7 @@ async def rollback(workbench: Workbench, project: Project) -> JobState:
     """Back to the previous image and its Dockerfile. Raises `Ds01Error` when no job can start."""
 
     async def work(job: Job) -> None:
-        await workbench.rebuilds.rollback(project, _reporter(job))
+        await (await workbench.flows(project)).rebuilds.rollback(project, _reporter(job))
 
     return await workbench.run(workbench.jobs.start(project, "rollback", work, join=True))
 
@@ -144,7 +147,8 @@ async def _alone(workbench: Workbench, project: Project) -> AsyncIterator[None]:
 
     What is there in the end is recorded, though nobody but us may have been connected.
     """
-    launcher = workbench.launcher
+    flows = await workbench.flows(project)
+    launcher = flows.launcher
     async with (
         launcher.idling.busy(project),
         launcher.locks.hold(project.path / "packages", limit=INSTALL_LIMIT),
@@ -153,7 +157,7 @@ async def _alone(workbench: Workbench, project: Project) -> AsyncIterator[None]:
             yield
         finally:
             with suppress(Ds01Error):
-                await workbench.drifts.look(project)
+                await flows.drifts.look(project)
 
 
 def _reporter(job: Job) -> Report:

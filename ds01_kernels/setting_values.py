@@ -27,6 +27,15 @@ MOST_PIDS = 1 << 22
 #: Ten years: what an operating system still takes as a time to wait.
 MOST_SECONDS = 315_360_000.0
 
+MOST_CONSTRAINTS = 20
+#: What Docker Swarm would not understand, it takes for a constraint that no node fulfils.
+#: https://docs.docker.com/reference/cli/docker/service/create/#constraint
+_CONSTRAINT = re.compile(
+    r"(node\.(id|hostname|role|ip|platform\.(os|arch)|labels\.[\w.-]+)|engine\.labels\.[\w.-]+)"
+    r"(==|!=)[\w.:/-]+",
+    re.ASCII,
+)
+
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 #: What is ours in a container, with all that lies below.
@@ -119,6 +128,33 @@ def parse_engine(where: str, value: object) -> EngineName:
     raise SettingError(
         f"{where} is {shown(value)}, which is not an engine.", remedy=f"There are: {', '.join(ENGINES)}."
     )
+
+
+def parse_engines(where: str, value: object) -> tuple[EngineName, ...]:
+    """Several of them."""
+    if not isinstance(value, list | tuple):
+        raise _refused(where, value, "is not a list of engines", "Write it as in ['docker', 'podman'].")
+    return tuple(dict.fromkeys(parse_engine(where, one) for one in value))
+
+
+def parse_node(where: str, value: object) -> str:
+    """The name of a node of Docker Swarm, or nothing."""
+    if value == "":
+        return ""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,252}", value, re.ASCII):
+        raise _refused(where, value, "is not the name of a node", "`jupyter ds01 nodes` lists them.")
+    return value
+
+
+def parse_constraints(where: str, value: object) -> tuple[str, ...]:
+    """What has to be true of a node, in Docker Swarm's words."""
+    remedy = "Write it as in ['node.labels.room==2', 'node.hostname!=n3']."
+    if not isinstance(value, list | tuple) or len(value) > MOST_CONSTRAINTS:
+        raise _refused(where, value, "is not a list of constraints", remedy)
+    for one in value:
+        if not isinstance(one, str) or len(one) > 300 or not _CONSTRAINT.fullmatch(one):
+            raise SettingError(f"{where} has {shown(one)}, which is not a constraint.", remedy=remedy)
+    return tuple(dict.fromkeys(value))
 
 
 def parse_network(where: str, value: object) -> str:

@@ -16,12 +16,14 @@ from typing import Any
 from .engine import EngineName, GpuRequest, Mount
 from .errors import SettingError
 from .setting_values import (
+    parse_constraints,
     parse_cpus,
     parse_engine,
     parse_gpus,
     parse_memory,
     parse_mounts,
     parse_network,
+    parse_node,
     parse_packages,
     parse_pids,
     parse_python,
@@ -35,9 +37,6 @@ from .setting_values import (
 MOST_BYTES = 1 << 18
 MOST_DOTS = 250
 
-#: Keys that are there for other parts of the package.
-OTHER_KEYS = ("node", "constraints")
-
 
 @dataclass(frozen=True)
 class Settings:
@@ -45,7 +44,8 @@ class Settings:
 
     `packages` is the file that packages are written into: ``"dockerfile"`` or ``"requirements"``. `engine` is
     the only one that the project can do with; ``"auto"``: any. The container depends on none of these, nor on
-    `build_secrets`.
+    `build_secrets`. `node` and `constraints` say where the project's container has to run, where there are
+    several machines; `swarm_constraints` where all of Docker Swarm's have to.
     """
 
     memory: int | None = None
@@ -61,6 +61,9 @@ class Settings:
     build_secrets: Mapping[str, Path] = field(default_factory=dict)
     packages: str = "dockerfile"
     engine: EngineName = "auto"
+    node: str = ""
+    constraints: tuple[str, ...] = ()
+    swarm_constraints: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,16 @@ KEYS: Mapping[str, ProjectKey] = {
         parse_engine,
         "text",
         "engine",
-        'The only engine that will do: `"docker"` or `"podman"`. Where there is another one, nothing starts.',
+        'The only engine that will do: `"docker"`, `"podman"` or `"swarm"`. Without the administrator\'s '
+        "`engines_allowed` it can only be the one that there is: where there is another one, nothing starts.",
+    ),
+    "node": ProjectKey(parse_node, "text", "node", "The node of Docker Swarm that it has to run on."),
+    "constraints": ProjectKey(
+        parse_constraints,
+        "list of texts",
+        "constraints",
+        "What has to be true of that node beside what the administrator wants, as in "
+        '`["node.labels.room==2"]`.',
     ),
     "pids_limit": ProjectKey(
         parse_pids, "whole number", "pids_limit", "Processes and threads that it may have.", open=False
@@ -147,8 +159,6 @@ def with_project(admin: Settings, ceiling: Ceiling, text: str, file: str) -> Set
     changed: dict[str, Any] = {}
     for name, value in _table(text, file).items():
         where = f"[tool.ds01] {name if name.isprintable() and len(name) < 100 else shown(name)} in {file}"
-        if name in OTHER_KEYS:
-            continue
         if name not in KEYS:
             raise SettingError(f"{where} is not a setting.", remedy=f"There are: {', '.join(ceiling.keys)}.")
         if name not in ceiling.keys:
@@ -164,7 +174,7 @@ def _added(own: Any, asked: Any) -> Any:
     """What a project asks for in the place of the admin's, but beside it where there can be several."""
     if isinstance(asked, Mapping):
         return {**asked, **own}
-    if isinstance(asked, tuple):
+    if isinstance(asked, tuple) and all(isinstance(one, Mount) for one in asked):
         targets = {mount.target for mount in own}
         return (*own, *(mount for mount in asked if mount.target not in targets))
     return asked

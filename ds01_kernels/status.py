@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from . import containers
 from .engine import ContainerInfo, GpuRequest
 from .errors import Ds01Error
+from .flows import Flows
 from .packages import Drift
 from .projects import Project, RejectedProject
 from .records import Records
@@ -19,12 +20,16 @@ from .settings import Settings
 from .text import clean
 from .workbench import Workbench
 
+#: Seconds for the answer of each engine, where there are several.
+LIMIT_BESIDE_OTHERS = 10.0
+
 
 @dataclass(frozen=True)
 class ProjectStatus:
     """A project as it stands; `state` is the container's: an engine's word, ``missing``, or ``unknown``.
 
-    `error` is a sentence when something is wrong with it. `drift` counts packages, and is None while it is
+    `node` is the name of the machine that it runs or last ran on, None where the engine has one only. `error`
+    is a sentence when something is wrong with it. `drift` counts packages, and is None while it is
     not known; `lost` counts those of containers that are gone, which can be restored.
     """
 
@@ -34,6 +39,7 @@ class ProjectStatus:
     image: str | None = None
     container: str | None = None
     state: str | None = None
+    node: str | None = None
     drift: Mapping[str, int] | None = None
     lost: Mapping[str, int] | None = None
     error: str | None = None
@@ -66,24 +72,53 @@ class ProjectDetails(ProjectStatus):
 
 
 async def all_statuses(workbench: Workbench) -> list[ProjectStatus]:
-    """Every project of the workspaces, with one question to the engine.
+    """Every project of the workspaces, with one question to each engine that they are on.
 
-    An engine that is away, or a setting that cannot be used, becomes their `error`.
+    An engine that is away, or a setting that cannot be used, becomes the `error` of its projects.
     """
     found = await asyncio.to_thread(workbench.projects)
-    known: dict[str, ContainerInfo] | None = None
-    error = None
+    known: list[_Known] = []
     if found.projects:
         try:
             workbench.check()
-            known = await workbench.run(containers.find_all(workbench.chosen_engine))
+            known = await workbench.run(_asked(workbench, found.projects))
         except Ds01Error as problem:
-            error = clean(problem.sentence, colours=False)
+            known = [_Known(found.projects, error=clean(problem.sentence, colours=False))]
     statuses = await asyncio.to_thread(
-        lambda: [_status(workbench.records, project, known, error) for project in found.projects]
+        lambda: [
+            _status(workbench.records, project, some.containers, some.error)
+            for some in known
+            for project in some.projects
+        ]
     )
     statuses += [_rejected(rejected) for rejected in found.rejected]
     return sorted(statuses, key=lambda status: status.name)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Projects of one engine, and its containers by their paths; None and a sentence when it is away."""
+
+    projects: Sequence[Project]
+    containers: dict[str, ContainerInfo] | None = None
+    error: str | None = None
+
+
+async def _asked(workbench: Workbench, projects: Sequence[Project]) -> list[_Known]:
+    by_engine = [some for some in await workbench.all_flows.by_engine(projects) if some[1]]
+    # The projects of others are not to wait for one that does not answer.
+    limit = LIMIT_BESIDE_OTHERS if len(by_engine) > 1 else None
+    return list(await asyncio.gather(*(_on(*some, limit) for some in by_engine)))
+
+
+async def _on(flows: Flows, projects: Sequence[Project], limit: float | None) -> _Known:
+    try:
+        async with asyncio.timeout(limit):
+            return _Known(projects, await containers.find_all(flows.engine))
+    except TimeoutError:
+        return _Known(projects, error=f"The engine did not answer within {limit:.0f} s.")
+    except Ds01Error as problem:
+        return _Known(projects, error=clean(problem.sentence, colours=False))
 
 
 async def details(workbench: Workbench, name: str) -> ProjectDetails:
@@ -114,16 +149,17 @@ def _looked_up(workbench: Workbench, name: str) -> tuple[Project, Settings]:
 async def _ask(
     workbench: Workbench, project: Project, settings: Settings, limits: dict[str, Any]
 ) -> ProjectDetails:
-    engine = workbench.chosen_engine
+    flows = await workbench.flows(project)
+    engine = flows.engine
     host = await engine.info()
     info = await containers.find(engine, project)
     image = await engine.image(project.image_name(os.getuid()))
     survey: Mapping[str, Any] = {}
     load = None
     if info is not None and info.running:
-        survey, load = await workbench.launcher.look(info, settings.python)
+        survey, load = await flows.launcher.look(info, settings.python)
     # So that what is recorded is how it is now.
-    await workbench.drifts.look(project)
+    await flows.drifts.look(project)
     known = {str(project.path): info} if info else {}
     status = await asyncio.to_thread(_status, workbench.records, project, known, None)
     return ProjectDetails(
@@ -159,9 +195,10 @@ def _status(
     state = "unknown" if known is None else info.state if info else "missing"
     recorded = records.drift(project)
     drift, lost = (recorded.drift, recorded.lost) if recorded else (None, None)
-    if recorded and known is not None and recorded.container != (info.id if info else ""):
-        # It was the drift of a container that somebody has removed.
-        drift, lost = (None if info else Drift()), recorded.lost.merged(recorded.drift)
+    there = info if info and info.state != "dead" else None
+    if recorded and known is not None and recorded.container != (there.id if there else ""):
+        # It was the drift of a container that somebody has removed, or whose machine is lost.
+        drift, lost = (None if there else Drift()), recorded.lost.merged(recorded.drift)
     return ProjectStatus(
         name=project.name,
         path=str(project.path),
@@ -169,9 +206,10 @@ def _status(
         image=project.image_name(uid),
         container=project.container_name(uid),
         state=state,
+        node=clean(info.node, colours=False) or None if info else None,
         drift=drift.counts if drift is not None else None,
         lost=lost.counts if lost else None,
-        error=error,
+        error=error or (clean(info.problem, colours=False) or None if info else None),
     )
 
 

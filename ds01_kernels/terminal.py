@@ -12,25 +12,27 @@ import tty
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
-from .engine import Stream
+from .engine import Engine, Stream
 from .errors import EngineError
 from .workbench import Workbench
 
 
-def attach(workbench: Workbench, container: str, command: Sequence[str], env: Mapping[str, str]) -> int:
+def attach(
+    workbench: Workbench, engine: Engine, container: str, command: Sequence[str], env: Mapping[str, str]
+) -> int:
     """Run it with our standard input and output until it ends; returns its exit code.
 
     With a terminal on both sides it gets one of its own, and our keys go through unread.
     """
     has_terminal = all(file is not None and file.isatty() for file in (sys.stdin, sys.stdout))
     with _raw(has_terminal):
-        return workbench.call(_join(workbench, container, command, env, has_terminal))
+        return workbench.call(_join(engine, container, command, env, has_terminal))
 
 
 async def _join(
-    workbench: Workbench, container: str, command: Sequence[str], env: Mapping[str, str], has_terminal: bool
+    engine: Engine, container: str, command: Sequence[str], env: Mapping[str, str], has_terminal: bool
 ) -> int:
-    stream = await workbench.chosen_engine.exec(container, command, env=env, terminal=has_terminal)
+    stream = await engine.exec(container, command, env=env, terminal=has_terminal)
     keys = asyncio.create_task(_send(stream))
     sizes = asyncio.create_task(_follow_size(stream)) if has_terminal else None
     try:

@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import signal
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
@@ -29,6 +28,7 @@ from ds01_kernels.engine import (
     Stream,
 )
 from ds01_kernels.engine.docker_steps import instructions
+from ds01_kernels.engine.placing import refuse_place
 from ds01_kernels.errors import (
     BadInputError,
     BuildFailedError,
@@ -38,22 +38,36 @@ from ds01_kernels.errors import (
     EngineError,
     NotFoundError,
 )
+from ds01_kernels.testing_container import FakeContainer, FakeMachines
 from ds01_kernels.testing_stream import started
 
 _FILE_LIMIT = 1024 * 1024
 
 
 class FakeEngine:
-    """An `Engine` without an engine. `images` are there from the start."""
+    """An `Engine` without an engine. `images` are there from the start.
+
+    With the names of several `nodes` a container that has ended keeps no files, and starts as another one.
+    `gpus` are those of each machine: who wants more than are free finds no room.
+    """
 
     def __init__(
-        self, *, images: Sequence[str] = ("ds01/base:latest",), info: EngineInfo | None = None
+        self,
+        *,
+        images: Sequence[str] = ("ds01/base:latest",),
+        info: EngineInfo | None = None,
+        nodes: Sequence[str] = (),
+        gpus: int | None = None,
     ) -> None:
         self._info = info or EngineInfo("fake", "1", local=True, cpus=2, memory=2**32)
+        self._machines = FakeMachines(nodes, gpus)
+        if nodes:
+            cannot = {**self._info.cannot, "keep": "Here a container that has ended keeps no files."}
+            self._info = replace(self._info, cannot=cannot)
         self._images: dict[str, ImageInfo] = {}
         self._image_files: dict[str, Mapping[str, bytes]] = {}
         self._tags: dict[str, str] = {}
-        self._containers: dict[str, _Container] = {}
+        self._containers: dict[str, FakeContainer] = {}
         self._failures: dict[str, list[Ds01Error]] = {}
         self._processes: list[Process] = []
         for reference in images:
@@ -87,13 +101,25 @@ class FakeEngine:
         """Let a running container end by itself, and everything in it."""
         self._at(container).end(exit_code, oom_killed)
 
+    def lose_node(self, node: str) -> None:
+        """Let that machine answer no more: what runs there is dead, and nothing starts there."""
+        self._machines.lost.add(node)
+        for container in self._containers.values():
+            if container.info.node == node:
+                container.lose(f"The node {node} does not answer: heartbeat failure.")
+
+    def spec(self, container: str) -> ContainerSpec:
+        """What it was made with."""
+        return self._at(container).spec
+
     async def info(self) -> EngineInfo:
         self._fail("info")
         return self._info
 
     async def nodes(self) -> list[NodeInfo]:
         self._fail("nodes")
-        return [NodeInfo(self._info.machine, self._info.cpus, self._info.memory)]
+        running = [one for one in self._containers.values() if one.info.running]
+        return self._machines.infos(self._info, running)
 
     async def image(self, reference: str) -> ImageInfo | None:
         self._fail("image")
@@ -173,6 +199,8 @@ class FakeEngine:
 
     async def create(self, spec: ContainerSpec) -> ContainerInfo:
         self._fail("create")
+        if not self._machines.names:
+            refuse_place(spec, "The fake")
         if spec.name in self._containers:
             raise ConflictError(f"The container name {spec.name} is already in use.")
         image_id = self._image_at(spec.image)
@@ -189,7 +217,8 @@ class FakeEngine:
             mounts={str(mount.target): str(mount.source) for mount in spec.mounts},
             cpus=spec.cpus,
         )
-        self._containers[spec.name] = _Container(spec, info, dict(self._image_files[image_id]))
+        of_image: dict[str, bytes | None] = dict(self._image_files[image_id])
+        self._containers[spec.name] = FakeContainer(spec, info, of_image, dict(of_image))
         return info
 
     async def rename(self, container: str, name: str) -> None:
@@ -205,7 +234,10 @@ class FakeEngine:
 
     async def start(self, container: str) -> None:
         self._fail("start")
-        self._at(container).start()
+        found = self._at(container)
+        if not found.info.running:
+            node = self._machines.place(found.spec, self._containers.values())
+            found.start(node, keeps_files=not self._machines.names)
 
     async def stop(self, container: str, grace: float) -> None:
         self._fail("stop")
@@ -283,9 +315,9 @@ class FakeEngine:
         if waiting := self._failures.get(method):
             raise waiting.pop(0)
 
-    def _at(self, container: str) -> _Container:
+    def _at(self, container: str) -> FakeContainer:
         for found in self._containers.values():
-            if container in (found.spec.name, found.info.id):
+            if container in (found.spec.name, found.info.id, *found.former_ids):
                 return found
         raise NotFoundError(f"There is no container {container}.")
 
@@ -310,34 +342,3 @@ def _copied(request: BuildRequest, path: str) -> bytes:
 
 def _full(reference: str) -> str:
     return reference if ":" in reference.rpartition("/")[2] else f"{reference}:latest"
-
-
-@dataclass
-class _Container:
-    spec: ContainerSpec
-    info: ContainerInfo
-    files: dict[str, bytes | None]
-    processes: list[Process] = field(default_factory=list)
-
-    def start(self) -> None:
-        if not self.info.running:
-            now = datetime.now(UTC)
-            self.info = replace(self.info, state="running", exit_code=None, oom_killed=False, started=now)
-
-    def end(self, exit_code: int, oom_killed: bool = False) -> None:
-        if not self.info.running:
-            return
-        self.info = replace(self.info, state="exited", exit_code=exit_code, oom_killed=oom_killed)
-        for process in self.processes:
-            if process.returncode is None:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-        self.processes.clear()
-
-    def host_directory(self, cwd: str) -> str | None:
-        """The directory of this machine for a working directory in the container; None for this process's."""
-        wanted = PurePosixPath(cwd or self.spec.working_dir or "/")
-        for mount in self.spec.mounts:
-            if wanted.is_relative_to(mount.target):
-                return str(mount.source / wanted.relative_to(mount.target))
-        return None

@@ -23,6 +23,11 @@ _COUNTERS_LIMIT = 5.0
 
 async def why_ended(engine: Engine, info: ContainerInfo) -> Ds01Error:
     """Why a container that has just been started does not run, which `info` shows. Raises `EngineError`."""
+    if info.problem:
+        return ContainerExitedError(
+            f"The container {info.name} does not run. {clean(info.problem, colours=False)}",
+            remedy="Restart the kernel: that starts it where it can run.",
+        )
     said = clean(await engine.logs(info.id, 5), colours=False).strip()
     # Said by the shell that looks for the holder's interpreter.
     if info.exit_code == 127 and "no Python" in said:

@@ -34,7 +34,9 @@ async def tell_end(
             # One whose processes have just been ended is called running for a moment.
             if info is not None and info.running:
                 continue
-            state = "stopped" if info is not None else "removed"
+            # What was in one whose machine is lost is as gone.
+            is_there = info is not None and info.state != "dead"
+            state = "stopped" if is_there else "removed"
             if state != told:
                 told = state
                 tell(ContainerChanged(project.name, station.running.info.name, state))

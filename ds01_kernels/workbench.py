@@ -7,7 +7,7 @@ import asyncio
 import atexit
 import os
 import secrets
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,9 +22,10 @@ from .configuration import Source, shared_configuration
 from .drifts import Drifts
 from .ds01_host import Ds01Engine, why_ended
 from .engine import Engine, EngineName
-from .errors import SettingError
+from .errors import Ds01Error, EngineError, SettingError
 from .events import Event, Listeners
-from .housekeeping import Housekeeping
+from .flows import AllFlows, Flows
+from .housekeeping import Housekeeping, Leftovers
 from .jobs import Jobs
 from .launch import Launcher
 from .options import Options, usable
@@ -32,7 +33,7 @@ from .project_files import read_text
 from .projects import Project, Projects, discover
 from .rebuild import Journals, Rebuilds
 from .records import Records
-from .setting_values import parse_engine, parse_variables
+from .setting_values import parse_engine, parse_engines, parse_variables
 from .settings import MOST_BYTES, Settings, with_project
 
 T = TypeVar("T")
@@ -52,15 +53,21 @@ class Workbench(Options):
     owner = Unicode("")
 
     _inherited: Workbench | None = None
-    _drifts: Drifts
-    _rebuilds: Rebuilds
 
-    def __init__(self, *, engine: Engine | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        engine: Engine | None = None,
+        engines: Mapping[EngineName, Engine] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """`engine` takes the place of the one that the option of that name means, `engines` of others."""
         super().__init__(**kwargs)
         self._pid = os.getpid()
         self._background = Background("ds01-kernels")
         self._engine = engine
-        self._launcher: Launcher | None = None
+        self._engines = dict(engines or {})
+        self._flows: AllFlows | None = None
         self._listeners = Listeners()
         self.records = Records()
         self.jobs = Jobs(self.records, self.emit)
@@ -120,16 +127,110 @@ class Workbench(Options):
             return admin
         return with_project(admin, self._ceiling(admin), text, str(project.path / "pyproject.toml"))
 
+    async def flows(self, project: Project) -> Flows:
+        """What is done with that project, on its own engine. To be awaited in the workbench's own loop."""
+        return await self.all_flows.of(project)
+
+    @property
+    def all_flows(self) -> AllFlows:
+        """To be used in the workbench's own loop. Raises `SettingError`."""
+        if self._flows is None:
+            identity = Identity(f"{os.getpid()}-{secrets.token_hex(8)}", self.owner, self.orphan_grace)
+            usual = parse_engine(self._where("engine"), self.engine)
+            self._flows = AllFlows(
+                make=lambda name: self._make(name, identity),
+                usual=usual,
+                allowed=parse_engines(self._where("engines_allowed"), self.engines_allowed),
+                real_name=_real_name,
+                wanted=self._wanted,
+            )
+        return self._flows
+
+    async def on_each_engine(self, work: Callable[[Flows], Awaitable[T]]) -> list[T]:
+        """What `work` gives on each engine that projects are on, as far as they answer.
+
+        Raises the `Ds01Error` of the first when none does.
+        """
+        found = await asyncio.to_thread(self._found)
+        those = [flows for flows, _ in await self.all_flows.by_engine(found)]
+        outcomes = await asyncio.gather(*(work(flows) for flows in those), return_exceptions=True)
+        failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        for failure in failures:
+            if not isinstance(failure, Ds01Error) or len(failures) == len(outcomes):
+                raise failure
+            self.log.warning("%s", failure.sentence)
+        return [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
+
+    async def prune(self, *, dry: bool = False) -> Leftovers:
+        """Remove what is left over on all engines, or with `dry` only look. Raises `Ds01Error`."""
+        found = await self.on_each_engine(
+            lambda flows: flows.housekeeping.look() if dry else flows.housekeeping.prune()
+        )
+        return Leftovers(
+            tuple(info for some in found for info in some.containers),
+            tuple(image for some in found for image in some.images),
+        )
+
+    # Those of the engine that projects are on unless they choose another one.
+
     @property
     def chosen_engine(self) -> Engine:
-        """What runs the containers: found as `engine` says, at the first call that needs it."""
-        if self._engine is None:
-            from .engine.choosing import ChosenEngine, choose
+        """The one that the option `engine` stands for: found at the first call that needs it."""
+        return self.all_flows.of_usual.engine
 
-            name = parse_engine(self._where("engine"), self.engine)
-            find = partial(choose, name, self.engine_timeout, swarm=self._swarm)
-            self._engine = self._beside_ds01(name) or ChosenEngine(find)
-        return self._engine
+    @property
+    def launcher(self) -> Launcher:
+        return self.all_flows.of_usual.launcher
+
+    @property
+    def drifts(self) -> Drifts:
+        return self.all_flows.of_usual.drifts
+
+    @property
+    def rebuilds(self) -> Rebuilds:
+        return self.all_flows.of_usual.rebuilds
+
+    @property
+    def housekeeping(self) -> Housekeeping:
+        return self.all_flows.of_usual.housekeeping
+
+    def _wanted(self, project: Project) -> EngineName:
+        try:
+            return self.settings(project).engine
+        except Ds01Error:
+            # Whoever starts something is told.
+            return "auto"
+
+    def _make(self, name: EngineName, identity: Identity) -> Flows:
+        engine = self._engine_named(name)
+        launcher = Launcher(engine, self.settings, identity)
+        launcher.changed = self.emit
+        launcher.replaced = self._replaced
+        launcher.why_ended = partial(why_ended, self.deploy_events)
+        launcher.idling.seconds = self.idle_stop
+        launcher.spare_kernels = self.spare_kernels
+        drifts = Drifts(launcher, self.records, self.emit)
+        launcher.idling.record_drift = drifts.look
+        rebuilds = Rebuilds(
+            launcher,
+            drifts,
+            Journals(self.records),
+            self.settings,
+            build_limit=self.build_timeout,
+            exclusive_gpus=self.exclusive_gpus,
+        )
+        return Flows(name, engine, launcher, drifts, rebuilds)
+
+    def _engine_named(self, name: EngineName) -> Engine:
+        is_usual = name == self.engine
+        given = self._engine if is_usual else self._engines.get(name)
+        if given is not None:
+            return given
+        from .engine.choosing import ChosenEngine, choose
+
+        who = "Workbench.engine" if is_usual else "[tool.ds01] engine"
+        find = partial(choose, name, self.engine_timeout, said_by=who, swarm=self._swarm)
+        return self._beside_ds01(name) or ChosenEngine(find)
 
     def _swarm(self) -> Engine:
         from .engine.swarm import SwarmEngine
@@ -144,59 +245,27 @@ class Workbench(Options):
         except SettingError:
             # Whatever starts something is told (`check`), and nothing of DS01's is known for ours.
             return None
-        if commands is None or name in ("podman", "swarm"):
+        if commands is None or name not in ("auto", "docker"):
             return None
         from .engine.docker import DockerEngine
 
         docker = DockerEngine(timeout=self.engine_timeout)
         return Ds01Engine(docker, commands, limit=self.deploy_timeout, variables=variables)
 
-    @property
-    def launcher(self) -> Launcher:
-        if self._launcher is None:
-            identity = Identity(f"{os.getpid()}-{secrets.token_hex(8)}", self.owner, self.orphan_grace)
-            self._launcher = launcher = Launcher(self.chosen_engine, self.settings, identity)
-            launcher.changed = self.emit
-            launcher.replaced = self._replaced
-            launcher.why_ended = partial(why_ended, self.deploy_events)
-            launcher.idling.seconds = self.idle_stop
-            launcher.spare_kernels = self.spare_kernels
-            self._drifts = Drifts(launcher, self.records, self.emit)
-            launcher.idling.record_drift = self._drifts.look
-            self._rebuilds = Rebuilds(
-                launcher,
-                self._drifts,
-                Journals(self.records),
-                self.settings,
-                build_limit=self.build_timeout,
-                exclusive_gpus=self.exclusive_gpus,
-            )
-        return self._launcher
-
-    @property
-    def drifts(self) -> Drifts:
-        assert self.launcher is not None
-        return self._drifts
-
-    @property
-    def rebuilds(self) -> Rebuilds:
-        assert self.launcher is not None
-        return self._rebuilds
-
-    @property
-    def housekeeping(self) -> Housekeeping:
-        return Housekeeping(self.launcher)
-
     async def begin(self) -> None:
         """What a server does first: end what others had begun, and watch what they left running."""
         found = await asyncio.to_thread(self._found)
-        await self.rebuilds.settle_all(found)
-        is_left = await self.housekeeping.retire_replaced()
-        await self.launcher.idling.watch(self.projects, self.orphan_grace)
+        # Side by side: an engine that does not answer takes its time to say so.
+        await asyncio.gather(*(self._begin(*some) for some in await self.all_flows.by_engine(found)))
+
+    async def _begin(self, flows: Flows, projects: Sequence[Project]) -> None:
+        await flows.rebuilds.settle_all(projects)
+        is_left = await flows.housekeeping.retire_replaced()
+        await flows.launcher.idling.watch(projects, self.orphan_grace)
         if is_left:
             # By then the kernels have ended that a server before this one left there.
             await asyncio.sleep(self.orphan_grace + GRACE_OVER)
-            await self.housekeeping.retire_replaced()
+            await flows.housekeeping.retire_replaced()
 
     def _found(self) -> tuple[Project, ...]:
         try:
@@ -232,11 +301,25 @@ class Workbench(Options):
         atexit.unregister(self.close)
         if self._pid != os.getpid():
             return
-        launcher, self._launcher = self._launcher, None
-        if launcher is not None:
+        flows, self._flows = self._flows, None
+        if flows is not None:
             try:
-                self.call(launcher.close(), timeout=5)
+                self.call(flows.close(), timeout=5)
             except (TimeoutError, RuntimeError, asyncio.CancelledError) as error:
                 self.log.debug("The agents could not be left in time: %r", error)
         self._background.stop()
         connection.leave()
+
+
+async def _real_name(engine: Engine) -> str:
+    """What that engine is, which was asked for as whatever there is; empty when that is not known."""
+    from .engine.choosing import ChosenEngine
+
+    if isinstance(engine, Ds01Engine):
+        return "docker"
+    if isinstance(engine, ChosenEngine):
+        return await engine.found_name()
+    try:
+        return (await engine.info()).name
+    except EngineError:
+        return ""

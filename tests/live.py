@@ -164,6 +164,18 @@ class LiveKernel:
             if message["parent_header"].get("msg_id") == request and message["msg_type"] == "stream":
                 return request
 
+    def shown(self, code: str, limit: float = LIMIT) -> str:
+        """All that the cell shows, with what is said in it beside the code's own output."""
+        request, shown, deadline = self.client.execute(code), "", time.monotonic() + limit
+        while True:
+            message = self.client.get_iopub_msg(timeout=deadline - time.monotonic())
+            if message["parent_header"].get("msg_id") != request:
+                continue
+            content = message["content"]
+            shown += content.get("text", "") + content.get("data", {}).get("text/plain", "")
+            if content.get("execution_state") == "idle":
+                return shown
+
     def explanation(self) -> str:
         """Why it runs no code: what every cell is answered."""
         text, error = self.outcome(self.client.execute("1 + 1"))

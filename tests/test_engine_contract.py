@@ -38,6 +38,7 @@ from ds01_kernels.errors import (
     ConflictError,
     ContainerExitedError,
     EngineError,
+    NoRoomError,
     NotFoundError,
 )
 from ds01_kernels.testing import FakeEngine
@@ -717,6 +718,66 @@ def test_logs_of_a_container(lab: Lab) -> None:
         assert await engine.logs(made.name) == ""
 
     lab.run(flow)
+
+
+@pytest.mark.parametrize("place", [{"node": "n2"}, {"constraints": ("node.labels.room==2",)}])
+def test_an_engine_with_one_machine_takes_no_place(lab: Lab, place: dict[str, object]) -> None:
+    async def flow(engine: Engine) -> None:
+        with pytest.raises(EngineError, match="has one machine") as refusal:
+            await engine.create(lab.spec(**place))
+        assert refusal.value.remedy
+        assert await engine.containers({LABEL: lab.mark}) == []
+
+    lab.run(flow)
+
+
+def test_the_fake_says_that_it_has_no_room() -> None:
+    async def flow() -> None:
+        engine = FakeEngine(nodes=("n1", "n2"), gpus=2)
+        for number, count in enumerate((2, 1, 2)):
+            await engine.create(ContainerSpec(f"c{number}", BASE, ("sleep",), gpus=GpuRequest(count)))
+        await engine.start("c0")
+        await engine.start("c1")
+        with pytest.raises(NoRoomError, match="insufficient resources on 2 nodes"):
+            await engine.start("c2")
+        found = [await engine.container(f"c{number}") for number in range(3)]
+        assert [(one.state, one.node) for one in found if one] == [
+            ("running", "n1"),
+            ("running", "n2"),
+            ("created", ""),
+        ]
+        await engine.stop("c0", 1)
+        await engine.start("c2")
+        last = await engine.container("c2")
+        assert last is not None
+        assert (last.state, last.node) == ("running", "n1")
+
+    asyncio.run(flow())
+
+
+def test_the_fake_loses_a_node() -> None:
+    async def flow() -> None:
+        engine = FakeEngine(nodes=("n1", "n2"))
+        made = await engine.create(ContainerSpec("c", BASE, ("sleep",)))
+        await engine.start("c")
+        await engine.write_files("c", [ContainerFile(PurePosixPath("/x"), b"x", 0, 0, 0o644)])
+        stream = await engine.exec("c", ["sleep", "1000"])
+        engine.lose_node("n1")
+        assert await everything(stream) == b""
+        await stream.close()
+        lost = await engine.container("c")
+        assert lost is not None
+        assert (lost.id, lost.state, lost.node) == (made.id, "dead", "n1")
+        assert "n1 does not answer" in lost.problem
+        await engine.start("c")
+        again = await engine.container(made.id)
+        assert again is not None
+        assert (again.id != made.id, again.name, again.state) == (True, "c", "running")
+        assert (again.node, again.problem) == ("n2", "")
+        assert await engine.read_file("c", PurePosixPath("/x")) is None
+        await engine.close()
+
+    asyncio.run(flow())
 
 
 def test_the_fake_fails_once_when_told(tmp_path: Path) -> None:

@@ -235,7 +235,7 @@ def test_a_container_that_was_left_running_is_stopped_too(project: ProjectFolder
         other.kill()
         other.wait(60)
     workbench = Workbench.open()
-    workbench.call(workbench.launcher.idling.watch(workbench.projects, workbench.orphan_grace))
+    workbench.call(workbench.launcher.idling.watch(workbench.projects().projects, workbench.orphan_grace))
     assert state(project) == before
     until(lambda: stopped(project))
     assert state(project)[0] == before[0]

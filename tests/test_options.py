@@ -140,6 +140,9 @@ BAD: dict[str, tuple[Any, ...]] = {
     "deploy_events": (3, None, "/var/\0"),
     "build_timeout": (float("nan"), float("inf"), -1, "x"),
     "engine": (3, "", "kubernetes", "Docker", None),
+    "room_timeout": (float("nan"), float("inf"), -1, "x"),
+    "engines_allowed": (3, ["kubernetes"], [3]),
+    "swarm_constraints": (3, ["room==2"], ["node.labels.room"], ["node.room==2"], ["node.id==a b"], [3]),
     "swarm_registry": (3, None, "http://a:5000", "a b", "registry.lab:5000/", "x@sha256:1", "a/B"),
     "swarm_nodes": (
         *([1], {"n2": 1}, {"n2": "n2"}, {"n2": "tcp://n2"}, {"n2": "http://n2:2375"}, {"n2": "ssh://-oX=1"}),
@@ -300,8 +303,9 @@ ORDER = (
     ),
     *("pids_limit", "mounts", "variables", "network", "python", "build_args", "build_secrets"),
     "project_settings",
-    *("image_name", "container_name", "engine", "engine_timeout", "build_timeout"),
-    *("swarm_registry", "swarm_nodes", "swarm_certificates", "swarm_gpu"),
+    *("image_name", "container_name", "engine", "engines_allowed"),
+    *("engine_timeout", "build_timeout", "room_timeout"),
+    *("swarm_registry", "swarm_nodes", "swarm_certificates", "swarm_gpu", "swarm_constraints"),
 )
 
 TEMPLATE = """\

@@ -350,7 +350,7 @@ def test_the_authorizer_is_asked(site: Site, path: str) -> None:
 
 def test_the_openapi_file_is_valid_and_strict() -> None:
     validate_openapi(OPENAPI)
-    good = dict.fromkeys(("kernel_name", "image", "container", "state", "drift", "lost", "error"))
+    good = dict.fromkeys(("kernel_name", "image", "container", "state", "node", "drift", "lost", "error"))
     good |= {"name": "x", "path": "/x"}
     check("Project", good)
     for bad in ({**good, "more": 1}, {**good, "state": "idle"}, {**good, "name": None}, {"name": "x"}):
@@ -382,6 +382,7 @@ def test_every_project_is_listed_as_documented(site: Site, kernel: Kernel) -> No
         "image": site.thesis.image,
         "container": site.thesis.container,
         "state": "running",
+        "node": None,
         "drift": {"added": 0, "changed": 0, "removed": 0},
         "lost": None,
         "error": None,

@@ -363,3 +363,33 @@ def test_a_project_says_which_engine_will_do() -> None:
         with pytest.raises(SettingError, match="which is not an engine") as refusal:
             project(f"engine = {value}")
         assert refusal.value.remedy == "There are: auto, docker, podman, swarm."
+
+
+def test_a_project_says_where_it_runs() -> None:
+    found = project("node = 'n2'\nconstraints = ['node.labels.room==2', 'engine.labels.disk!=slow']")
+    assert (found.node, found.constraints) == ("n2", ("node.labels.room==2", "engine.labels.disk!=slow"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("node = '-x'", "node = 'a b'", "node = 3", "node = ['n2']", "node = 'n==2'"),
+        *("constraints = 'node.id==x'", "constraints = [1]", "constraints = ['node.id=x']"),
+        *("constraints = ['node.id==x,y']", "constraints = ['node.labels.a==b c']", "constraints = ['a==b']"),
+        "constraints = ['node.nothing==2']",
+        "constraints = [" + "'node.id==x', " * 21 + "]",
+    ],
+)
+def test_what_is_no_place_is_refused_with_its_key(text: str) -> None:
+    key = text.split()[0]
+    with pytest.raises(SettingError, match=rf"^\[tool\.ds01\] {key} in .* (which is not|has) "):
+        project(text)
+
+
+def test_a_project_only_adds_to_what_the_admin_says_of_nodes() -> None:
+    admin = Settings(swarm_constraints=("node.labels.room==2",))
+    found = with_project(admin, Ceiling(), "[tool.ds01]\nconstraints = ['node.labels.room==3']", FILE)
+    assert found.swarm_constraints == admin.swarm_constraints
+    text = "[tool.ds01]\nswarm_constraints = []"
+    with pytest.raises(SettingError, match="is not a setting"):
+        with_project(admin, Ceiling(), text, FILE)

@@ -517,7 +517,9 @@ def test_a_node_that_is_lost(site: Site, swarm: Swarm, from_ipykernel: str) -> N
         (away,) = [one for one in workbench.call(nodes(workbench.chosen_engine)) if one.name == "n2"]
         assert (away.problem, away.free_cpus) == (info.problem, 0)
         kernel.restart()
-        assert kernel.run("print('again')") == "again\n"
+        said = kernel.shown("print('again')")
+        assert "its container's node was lost (the node n2 does not answer: heartbeat failure)" in said
+        assert said.endswith("again\n")
         now = of_project(project.name)
         assert (now.node in ("n1", "n3"), now.id == lost_id) == (True, False)
         # What was installed there is on record.

@@ -40,6 +40,10 @@ def settings(facts: Facts) -> Iterator[Finding]:
         yield Finding("settings", "ok", f"Limits of the container: {shown or 'none'}.")
 
 
+#: What an engine cannot do that is of interest where it is asked for: see `limits` and `gpus`.
+_TOLD_WHERE_ASKED = ("memory", "cpus", "pids", "gpus")
+
+
 def engine(facts: Facts) -> Iterator[Finding]:
     found = facts.engine
     if isinstance(found, Ds01Error):
@@ -51,10 +55,13 @@ def engine(facts: Facts) -> Iterator[Finding]:
     wanted = facts.settings.engine if isinstance(facts.settings, Settings) else "auto"
     if wanted not in ("auto", found.name):
         message = f"The project wants {wanted}, but {message}"
-        remedy = "Take `engine` out of [tool.ds01], or have the administrator set Workbench.engine."
+        remedy = "Take `engine` out of [tool.ds01], or have the administrator allow it: "
+        remedy += "Workbench.engines_allowed."
         yield Finding("engine", "error", f"{message} {found.why}".strip(), remedy)
         return
     yield Finding("engine", "ok", f"{message} {found.why}".strip())
+    for sentence in (found.cannot[key] for key in found.cannot if key not in _TOLD_WHERE_ASKED):
+        yield Finding("engine", "notice", sentence)
 
 
 def limits(facts: Facts) -> Iterator[Finding]:
@@ -70,6 +77,10 @@ def limits(facts: Facts) -> Iterator[Finding]:
     for path in facts.missing_mounts if host.local else ():
         message = f"The folder {path} is to be mounted into the container, and does not exist."
         yield Finding("limits", "error", message, "Make it, or take it out of Workbench.mounts.")
+    if (wanted.node or wanted.constraints) and host.name in ("docker", "podman"):
+        message = f"The project is to run on a certain node, and {host.name} has one machine: nothing starts."
+        remedy = "Take `node` and `constraints` out of [tool.ds01], or use Docker Swarm."
+        yield Finding("limits", "error", message, remedy)
     asked = {"memory": wanted.memory, "cpus": wanted.cpus, "pids": wanted.pids_limit}
     for key in (key for key, limit in asked.items() if limit and key in host.cannot):
         message = f"{host.cannot[key]} The limit that is set has no effect."

@@ -20,6 +20,7 @@ from ds01_kernels.connection import SOCKETS, SocketDirectory, check_private, run
 from ds01_kernels.ds01_host import DEPLOY, RETIRE, Commands
 from ds01_kernels.engine import ContainerInfo, Engine, EngineInfo, ImageInfo
 from ds01_kernels.errors import BadInputError, Ds01Error, NoSuchProjectError
+from ds01_kernels.flows import Flows
 from ds01_kernels.machine import available_memory
 from ds01_kernels.projects import Project, valid_name
 from ds01_kernels.settings import Settings
@@ -113,9 +114,10 @@ async def gather(workbench: Workbench, name: str) -> Facts:
     known: dict[str, Any] = {}
     if isinstance(project, Project):
         known |= await asyncio.to_thread(_files, workbench, project)
-    engine = await _attempt(workbench.chosen_engine.info())
+    flows = await workbench.flows(project) if isinstance(project, Project) else workbench.all_flows.of_usual
+    engine = await _attempt(flows.engine.info())
     if isinstance(engine, EngineInfo) and isinstance(project, Project):
-        known |= await _contained(workbench, project, known["settings"])
+        known |= await _contained(flows, project, known["settings"])
     commands = _attempted(workbench.ds01_commands)
     host = await asyncio.to_thread(_host, project, engine)
     if isinstance(commands, Commands):
@@ -171,10 +173,8 @@ def _is_missing(path: Path) -> bool:
 # The engine's side
 
 
-async def _contained(
-    workbench: Workbench, project: Project, settings: Settings | Ds01Error
-) -> dict[str, Any]:
-    engine = workbench.chosen_engine
+async def _contained(flows: Flows, project: Project, settings: Settings | Ds01Error) -> dict[str, Any]:
+    engine = flows.engine
     found = await _attempt(containers.find(engine, project))
     known: dict[str, Any] = {
         "image": await _attempt(engine.image(project.image_name(os.getuid()))),
@@ -183,16 +183,16 @@ async def _contained(
     if isinstance(found, ContainerInfo):
         if found.running:
             python = settings.python if isinstance(settings, Settings) else ""
-            known["inside"] = await _attempt(_inside(workbench, project, found, python))
+            known["inside"] = await _attempt(_inside(flows, project, found, python))
         else:
             with suppress(Ds01Error):
                 known["last_words"] = await engine.logs(found.id, 5)
     return known
 
 
-async def _inside(workbench: Workbench, project: Project, info: ContainerInfo, python: str) -> Inside:
-    survey, load = await workbench.launcher.look(info, python)
-    engine, pip = workbench.chosen_engine, survey["pip"]
+async def _inside(flows: Flows, project: Project, info: ContainerInfo, python: str) -> Inside:
+    survey, load = await flows.launcher.look(info, python)
+    engine, pip = flows.engine, survey["pip"]
     is_pips = None
     if pip is not None and "py" in PurePosixPath(pip).name:
         is_pips = pip == survey["executable"]
@@ -200,7 +200,7 @@ async def _inside(workbench: Workbench, project: Project, info: ContainerInfo, p
     shares_sockets = await _shares_sockets(engine, info)
     files = None
     if shares_sockets is None:
-        async with workbench.launcher.visit(info, python) as agent:
+        async with flows.launcher.visit(info, python) as agent:
             files = await _attempt(elsewhere.check_files(project, info, agent))
     return Inside(survey, load.kernels, is_pips, shares_sockets, files)
 

@@ -70,10 +70,14 @@ def container(facts: Facts) -> Iterator[Finding]:
 
 def _state(facts: Facts, info: ContainerInfo) -> Finding:
     if info.running:
-        return Finding("container", "ok", f"The container {info.name} runs.")
+        where = f" on the node {info.node}" if info.node else ""
+        return Finding("container", "ok", f"The container {info.name} runs{where}.")
     if info.state == "paused":
         message = f"The container {info.name} is paused."
         return Finding("container", "error", message, f"`docker unpause {info.name}` wakes it.")
+    if info.problem:
+        message = f"The container {info.name} does not run. {info.problem} The next kernel gets another one."
+        return Finding("container", "notice", message)
     if info.state in ("dead", "removing", "restarting"):
         message = f"The container {info.name} is {info.state}."
         remedy = f"If it stays so, remove it: `jupyter ds01 container-retire {facts.name} --force`."

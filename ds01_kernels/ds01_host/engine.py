@@ -10,9 +10,9 @@ import asyncio
 import logging
 import math
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from ds01_kernels.containers import (
     LABEL_DS01_USER,
@@ -26,18 +26,15 @@ from ds01_kernels.ds01_host import docker_words
 from ds01_kernels.ds01_host.commands import Commands, quoted, refused, run, shown
 from ds01_kernels.ds01_host.deployed import LABEL_DEPLOYED, dressed, suffix, user
 from ds01_kernels.engine import (
-    BuildProgress,
-    BuildRequest,
-    ContainerFile,
     ContainerInfo,
     ContainerSpec,
     Engine,
     EngineInfo,
     GpuRequest,
-    ImageInfo,
-    NodeInfo,
     Stream,
 )
+from ds01_kernels.engine.forwarding import ForwardingEngine
+from ds01_kernels.engine.placing import refuse_place
 from ds01_kernels.errors import (
     ConflictError,
     ContainerExitedError,
@@ -58,7 +55,7 @@ LOOKS, PAUSE = 50, 0.2
 _OURS = frozenset({LABEL_UID, LABEL_PATH, LABEL_PROJECT})
 
 
-class Ds01Engine:
+class Ds01Engine(ForwardingEngine):
     """`engine` with DS01's commands in the place of what makes, changes and removes containers.
 
     `limit` is in seconds, for a container to be made or removed. `variables` are set for whatever runs in a
@@ -80,6 +77,9 @@ class Ds01Engine:
         #: What DS01 has made, by id, as it was seen last.
         self._deployed: dict[str, ContainerInfo] = {}
 
+    async def _reached(self) -> Engine:
+        return self._engine
+
     # What makes, changes and removes containers
 
     async def create(self, spec: ContainerSpec) -> ContainerInfo:
@@ -87,6 +87,7 @@ class Ds01Engine:
 
         Raises `DeployRefusedError` in the command's words, or `ConflictError` when the name is taken.
         """
+        refuse_place(spec, "DS01")
         if await self._engine.container(spec.name) is not None:
             raise ConflictError(f"The container name {spec.name} is already in use.")
         if await self._engine.image(spec.image) is None:
@@ -210,10 +211,7 @@ class Ds01Engine:
     # What looks at them
 
     async def info(self) -> EngineInfo:
-        return replace(await self._engine.info(), deployer=self._commands.deploy)
-
-    async def nodes(self) -> list[NodeInfo]:
-        return await self._engine.nodes()
+        return replace(await super().info(), deployer=self._commands.deploy)
 
     async def container(self, name: str) -> ContainerInfo | None:
         info = await self._engine.container(name)
@@ -258,38 +256,6 @@ class Ds01Engine:
             return {}
         project = {"DS01_PROJECT": info.labels[LABEL_PROJECT], "DS01_CONTAINER": info.name}
         return {**PIP_VARIABLES, **self._variables, **project}
-
-    async def read_file(self, container: str, path: PurePosixPath) -> bytes | None:
-        return await self._engine.read_file(container, path)
-
-    async def write_files(self, container: str, files: Sequence[ContainerFile]) -> None:
-        await self._engine.write_files(container, files)
-
-    async def logs(self, container: str, tail: int = 200) -> str:
-        return await self._engine.logs(container, tail)
-
-    # Images
-
-    async def image(self, reference: str) -> ImageInfo | None:
-        return await self._engine.image(reference)
-
-    async def images(self, labels: Mapping[str, str]) -> list[ImageInfo]:
-        return await self._engine.images(labels)
-
-    def build(self, request: BuildRequest) -> AsyncIterator[BuildProgress]:
-        return self._engine.build(request)
-
-    async def import_image(self, archive: Path, reference: str, changes: Sequence[str] = ()) -> ImageInfo:
-        return await self._engine.import_image(archive, reference, changes)
-
-    async def tag(self, image_id: str, reference: str) -> None:
-        await self._engine.tag(image_id, reference)
-
-    async def remove_image(self, reference: str) -> None:
-        await self._engine.remove_image(reference)
-
-    async def close(self) -> None:
-        await self._engine.close()
 
 
 def gpu_words(request: GpuRequest | None) -> list[str]:

@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from ds01_kernels.engine import (
-    BuildProgress,
-    BuildRequest,
-    ContainerFile,
-    ContainerInfo,
-    ContainerSpec,
-    Engine,
-    EngineInfo,
-    EngineName,
-    ImageInfo,
-    NodeInfo,
-    Stream,
-)
+from ds01_kernels.engine import Engine, EngineInfo, EngineName
 from ds01_kernels.engine.docker import DockerEngine
 from ds01_kernels.engine.docker_connection import DEFAULT_ADDRESS, address, is_podman
 from ds01_kernels.engine.docker_connection import connect as connect_docker
+from ds01_kernels.engine.forwarding import ForwardingEngine
 from ds01_kernels.engine.podman import PodmanEngine
 from ds01_kernels.engine.podman_service import has_program, offered, refusal
 from ds01_kernels.errors import EngineUnreachableError
@@ -35,6 +24,7 @@ class Choice:
     """`why` is a sentence. `is_final`: for the life of this process; if not, it is to be looked for again."""
 
     engine: Engine
+    name: EngineName
     why: str
     is_final: bool = True
 
@@ -44,6 +34,7 @@ def choose(
     timeout: float,
     *,
     usual: str = DEFAULT_ADDRESS,
+    said_by: str = "Workbench.engine",
     swarm: Callable[[], Engine] | None = None,
 ) -> Choice:
     """The engine of that name. `usual` is where Docker is when nobody says otherwise; `swarm` makes that of
@@ -52,13 +43,13 @@ def choose(
     Blocks. Raises `EngineUnreachableError` when there is none, with what to install.
     """
     if name == "podman":
-        return Choice(PodmanEngine(timeout=timeout), "Workbench.engine says podman.")
+        return Choice(PodmanEngine(timeout=timeout), "podman", f"{said_by} says podman.")
     if name == "docker":
-        return _docker(timeout, "Workbench.engine says docker.")
+        return _docker(timeout, f"{said_by} says docker.")
     if name == "swarm" and swarm is None:
         raise EngineUnreachableError("Docker Swarm cannot be used here.", remedy="Use Docker or Podman.")
     if name == "swarm" and swarm is not None:
-        return Choice(swarm(), "Workbench.engine says swarm.")
+        return Choice(swarm(), "swarm", f"{said_by} says swarm.")
     for variable in ("DOCKER_HOST", "DOCKER_CONTEXT"):
         if value := os.environ.get(variable):
             return _docker(timeout, f"{variable} is {value}.")
@@ -74,12 +65,13 @@ def choose(
     if (at or is_there) and os.access(path, os.R_OK | os.W_OK):
         # It is down for the moment, with this user's containers: another engine would make others.
         why = f"{without}, but its socket is there; Workbench.engine can say podman."
-        return Choice(DockerEngine(timeout=timeout), why, is_final=False)
+        return Choice(DockerEngine(timeout=timeout), "docker", why, is_final=False)
     if at:
-        return Choice(PodmanEngine(timeout=timeout), f"{without}, and Podman does at {at}.")
+        return Choice(PodmanEngine(timeout=timeout), "podman", f"{without}, and Podman does at {at}.")
     if is_there:
         return Choice(
             PodmanEngine(timeout=timeout),
+            "podman",
             f"{without}, and there is a podman, whose service is started when it is needed.",
         )
     raise EngineUnreachableError(
@@ -112,15 +104,15 @@ def _docker(timeout: float, why: str) -> Choice:
         finally:
             client.close()
     except Exception:  # noqa: BLE001 - whoever asks the engine something hears what is wrong with it
-        return Choice(DockerEngine(timeout=timeout), why, is_final=False)
+        return Choice(DockerEngine(timeout=timeout), "docker", why, is_final=False)
     if found:
         return Choice(
-            PodmanEngine(timeout=timeout, reach=connect_docker), f"{why} It is Podman that answers."
+            PodmanEngine(timeout=timeout, reach=connect_docker), "podman", f"{why} It is Podman that answers."
         )
-    return Choice(DockerEngine(timeout=timeout), why)
+    return Choice(DockerEngine(timeout=timeout), "docker", why)
 
 
-class ChosenEngine:
+class ChosenEngine(ForwardingEngine):
     """The engine that `find` finds, at the first call that needs one."""
 
     def __init__(self, find: Callable[[], Choice]) -> None:
@@ -128,7 +120,14 @@ class ChosenEngine:
         self._choice: Choice | None = None
         self._choosing = asyncio.Lock()
 
-    async def _chosen(self) -> Engine:
+    async def found_name(self) -> str:
+        """What the engine is called that was found, even if it is away now; empty when there is none."""
+        if self._choice is None:
+            with suppress(EngineUnreachableError):
+                await self._reached()
+        return self._choice.name if self._choice else ""
+
+    async def _reached(self) -> Engine:
         async with self._choosing:
             if self._choice is None or not self._choice.is_final:
                 former = self._choice
@@ -139,78 +138,8 @@ class ChosenEngine:
             return self._choice.engine
 
     async def info(self) -> EngineInfo:
-        found = await (await self._chosen()).info()
+        found = await super().info()
         return replace(found, why=self._choice.why) if self._choice else found
-
-    async def nodes(self) -> list[NodeInfo]:
-        return await (await self._chosen()).nodes()
-
-    async def image(self, reference: str) -> ImageInfo | None:
-        return await (await self._chosen()).image(reference)
-
-    def build(self, request: BuildRequest) -> AsyncIterator[BuildProgress]:
-        return self._built(request)
-
-    async def _built(self, request: BuildRequest) -> AsyncGenerator[BuildProgress, None]:
-        # Leaving this one early is to leave that of the engine, at once.
-        async with aclosing((await self._chosen()).build(request)) as values:  # type: ignore[type-var]
-            async for progress in values:
-                yield progress
-
-    async def import_image(self, archive: Path, reference: str, changes: Sequence[str] = ()) -> ImageInfo:
-        return await (await self._chosen()).import_image(archive, reference, changes)
-
-    async def tag(self, image_id: str, reference: str) -> None:
-        await (await self._chosen()).tag(image_id, reference)
-
-    async def remove_image(self, reference: str) -> None:
-        await (await self._chosen()).remove_image(reference)
-
-    async def images(self, labels: Mapping[str, str]) -> list[ImageInfo]:
-        return await (await self._chosen()).images(labels)
-
-    async def containers(self, labels: Mapping[str, str]) -> list[ContainerInfo]:
-        return await (await self._chosen()).containers(labels)
-
-    async def container(self, name: str) -> ContainerInfo | None:
-        return await (await self._chosen()).container(name)
-
-    async def create(self, spec: ContainerSpec) -> ContainerInfo:
-        return await (await self._chosen()).create(spec)
-
-    async def rename(self, container: str, name: str) -> None:
-        await (await self._chosen()).rename(container, name)
-
-    async def start(self, container: str) -> None:
-        await (await self._chosen()).start(container)
-
-    async def stop(self, container: str, grace: float) -> None:
-        await (await self._chosen()).stop(container, grace)
-
-    async def remove(self, container: str) -> None:
-        await (await self._chosen()).remove(container)
-
-    async def read_file(self, container: str, path: PurePosixPath) -> bytes | None:
-        return await (await self._chosen()).read_file(container, path)
-
-    async def write_files(self, container: str, files: Sequence[ContainerFile]) -> None:
-        await (await self._chosen()).write_files(container, files)
-
-    async def exec(
-        self,
-        container: str,
-        argv: Sequence[str],
-        *,
-        user: str = "",
-        env: Mapping[str, str] | None = None,
-        cwd: str = "",
-        terminal: bool = False,
-    ) -> Stream:
-        engine = await self._chosen()
-        return await engine.exec(container, argv, user=user, env=env, cwd=cwd, terminal=terminal)
-
-    async def logs(self, container: str, tail: int = 200) -> str:
-        return await (await self._chosen()).logs(container, tail)
 
     async def close(self) -> None:
         choice, self._choice = self._choice, None

@@ -34,6 +34,7 @@ from ds01_kernels.engine.docker_connection import RAISED, connect, is_lost, time
 from ds01_kernels.engine.docker_files import file_content, packed, pieces
 from ds01_kernels.engine.docker_stream import READ_AHEAD, DockerStream, Frames, plain_socket
 from ds01_kernels.engine.docker_values import container_info, creation, engine_info, image_info
+from ds01_kernels.engine.placing import refuse_place
 from ds01_kernels.errors import BadInputError, Ds01Error, EngineError, NotFoundError
 
 T = TypeVar("T")
@@ -44,6 +45,8 @@ _THREADS = 16
 _GPU_HOOK = "nvidia-container-runtime-hook"
 # What Docker allows in a name. Anything else could reach into another path of its API.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+# On containers that Docker Swarm has made: https://github.com/moby/moby/blob/v26.1.5/daemon/cluster/executor/container/container.go
+_TASK = "com.docker.swarm.task.id"
 # Docker takes the default keys (Ctrl-P, Ctrl-Q) out of a terminal's input, and Ctrl-P is the shell's
 # "previous line". Nobody types this sequence: https://docs.docker.com/reference/cli/docker/container/attach/#detach-keys
 _DETACH_KEYS = "ctrl-^,ctrl-],ctrl-^,ctrl-],ctrl-^"
@@ -146,12 +149,13 @@ class DockerEngine:
         return await self._ask("list images", ask)
 
     async def containers(self, labels: Mapping[str, str]) -> list[ContainerInfo]:
+        """By labels only its own: those that Docker Swarm has made carry labels too, of their services."""
         wanted = _filters(labels)
 
         def ask(client: APIClient) -> list[ContainerInfo]:
             # The list lacks the exit code and the start; what goes meanwhile is left out.
             found = (_inspected(client, one["Id"]) for one in client.containers(all=True, filters=wanted))
-            return [container for container in found if container is not None]
+            return [one for one in found if one is not None and not (labels and _TASK in one.labels)]
 
         return await self._ask("list containers", ask)
 
@@ -165,6 +169,7 @@ class DockerEngine:
     async def create(self, spec: ContainerSpec) -> ContainerInfo:
         if not _NAME.fullmatch(spec.name):
             raise BadInputError(f"{spec.name!r} cannot be the name of a container.")
+        refuse_place(spec, "Docker")
 
         def ask(client: APIClient) -> ContainerInfo:
             if self._log_driver is None:

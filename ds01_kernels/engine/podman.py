@@ -17,6 +17,7 @@ from ds01_kernels.engine import BuildProgress, BuildRequest, ContainerInfo, Cont
 from ds01_kernels.engine.docker import DockerEngine
 from ds01_kernels.engine.docker_connection import POOL_SIZE
 from ds01_kernels.engine.docker_values import NO_PODMAN_GPUS
+from ds01_kernels.engine.placing import refuse_place
 from ds01_kernels.engine.podman_build import PodmanBuilders
 from ds01_kernels.engine.podman_service import reached, refusal
 from ds01_kernels.engine.podman_stream import PodmanStream
@@ -56,6 +57,7 @@ class PodmanEngine(DockerEngine):
 
     async def create(self, spec: ContainerSpec) -> ContainerInfo:
         """Raises `EngineError` when GPUs are asked for: podman would leave them out without a word."""
+        refuse_place(spec, "Podman")
         if spec.gpus:
             raise EngineError(
                 f"Podman could not create the container {spec.name}, which is to have GPUs. {NO_PODMAN_GPUS}",

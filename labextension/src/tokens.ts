@@ -22,6 +22,7 @@ export interface IProject {
   readonly image: string | null;
   readonly container: string | null;
   readonly state: string | null;
+  readonly node: string | null;
   readonly drift: ICounts | null;
   readonly lost: ICounts | null;
   readonly error: string | null;

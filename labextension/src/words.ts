@@ -22,7 +22,9 @@ export function total(counts: ICounts | null): number {
 export function stateOf(project: IProject, trans: TranslationBundle): string {
   switch (project.state) {
     case 'running':
-      return trans.__('running');
+      return project.node ? trans.__('running on %1', project.node) : trans.__('running');
+    case 'dead':
+      return trans.__('lost');
     case 'paused':
       return trans.__('paused');
     case 'restarting':

@@ -1,6 +1,6 @@
 import { nullTranslator } from '@jupyterlab/translation';
 import { factsOf, withoutContainer } from '../src/facts';
-import type { IProjectDetails } from '../src/tokens';
+import type { IProject, IProjectDetails } from '../src/tokens';
 import { lineOf, span } from '../src/words';
 import { JOB, PROJECT } from './samples';
 
@@ -63,6 +63,14 @@ describe('facts', () => {
     expect(told({ ...DETAILS, memory: { used: null, limit: 2 ** 30 } }).Memory).toBe('at most 1 GiB');
     expect(told({ ...DETAILS, gpus: { count: null, ids: [] } }).GPUs).toBe('all');
     expect(told({ ...DETAILS, gpus: { count: 2, ids: ['0', 'MIG-1'] } }).GPUs).toBe('0, MIG-1');
+  });
+
+  it('names the node where there are several', () => {
+    const onNode = { ...PROJECT, node: 'n2' };
+    const container = (project: IProject): string | undefined => factsOf(project, null, NOW, trans)[1]?.value;
+    expect(container(onNode)).toBe('thesis._.1, running on n2');
+    expect(container({ ...onNode, state: 'exited' })).toBe('thesis._.1, stopped');
+    expect(container({ ...onNode, state: 'dead' })).toBe('thesis._.1, lost');
   });
 
   it('is not put off by a clock that is ahead', () => {

@@ -8,6 +8,7 @@ export const PROJECT: IProject = {
   image: 'ds01-1/thesis:latest',
   container: 'thesis._.1',
   state: 'running',
+  node: null,
   drift: { added: 0, changed: 0, removed: 0 },
   lost: null,
   error: null
