@@ -125,7 +125,11 @@ def in_swarm(swarm: Swarm, monkeypatch: pytest.MonkeyPatch) -> SwarmOptions:
 
 
 @pytest.fixture(
-    params=["fake", *(pytest.param(one, marks=pytest.mark.engine) for one in ("docker", "podman", "swarm"))]
+    params=[
+        "fake",
+        pytest.param("docker", marks=pytest.mark.engine),
+        *(pytest.param(one, marks=[pytest.mark.engine, pytest.mark.apart]) for one in ("podman", "swarm")),
+    ]
 )
 def lab(request: pytest.FixtureRequest) -> Lab:
     if request.param == "podman":
@@ -135,7 +139,10 @@ def lab(request: pytest.FixtureRequest) -> Lab:
     return Lab(None if request.param == "docker" else request.param)
 
 
-BUILDERS = [pytest.param(name, marks=pytest.mark.engine) for name in (*get_args(BuilderName), "podman")]
+BUILDERS = [
+    *(pytest.param(name, marks=pytest.mark.engine) for name in get_args(BuilderName)),
+    pytest.param("podman", marks=[pytest.mark.engine, pytest.mark.apart]),
+]
 
 
 @pytest.fixture(params=["fake", *BUILDERS])

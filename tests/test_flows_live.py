@@ -17,7 +17,7 @@ from ds01_kernels.rebuild import Order
 from ds01_kernels.status import all_statuses, details
 from ds01_kernels.workbench import Workbench
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.apart]
 
 SETTINGS = """
 c.Workbench.engine = 'docker'

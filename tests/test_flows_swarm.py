@@ -17,7 +17,7 @@ from ds01_kernels.engine import ContainerSpec, GpuRequest
 from ds01_kernels.status import all_statuses
 from ds01_kernels.workbench import Workbench
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.apart]
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ from ds01_kernels.errors import ConflictError, ContainerExitedError, EngineError
 from ds01_kernels.nodes import nodes
 from ds01_kernels.workbench import Workbench
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.apart]
 
 PLAIN = f"plain-{secrets.token_hex(4)}"
 LABEL = "ds01-kernels.test"
