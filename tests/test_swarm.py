@@ -261,7 +261,26 @@ async def started(engine: SwarmEngine, info: ContainerInfo) -> None:
                 return
 
 
-def test_why_it_cannot_start(lab: Lab, tmp_path: Path) -> None:
+@pytest.mark.parametrize("node", ["n2", ""])
+def test_a_docker_that_manages_no_swarm(swarm: Swarm, node: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker, and the engine that the other tests use."""
+    if node:
+        monkeypatch.setenv("DOCKER_HOST", swarm.nodes[node].daemon.address)
+    else:
+        monkeypatch.delenv("DOCKER_HOST")
+
+    async def flow() -> None:
+        engine = SwarmEngine()
+        for call in (engine.info(), engine.nodes(), engine.containers({}), engine.container("a")):
+            with pytest.raises(EngineError, match="manages no swarm") as refusal:
+                await call
+            assert "docs/swarm.md" in refusal.value.remedy
+        await engine.close()
+
+    asyncio.run(flow())
+
+
+def test_why_it_cannot_start(lab: Lab, swarm: Swarm, tmp_path: Path) -> None:
     async def flow(engine: SwarmEngine) -> None:
         nowhere = await engine.create(lab.spec("a", node="n9"))
         with pytest.raises(EngineError, match=r"constraints not satisfied.* It wants node.hostname==n9\."):
@@ -282,11 +301,22 @@ def test_why_it_cannot_start(lab: Lab, tmp_path: Path) -> None:
         assert await engine.logs(brief.id) == "said\n"
         # A start that nobody waits for any more leaves nothing behind.
         waiting = await engine.create(lab.spec("d"))
-        starting = asyncio.create_task(engine.start(waiting.id))
-        await asyncio.sleep(0)
-        starting.cancel()
-        await asyncio.wait([starting])
-        assert await engine.container(waiting.id) == waiting
+        for seconds in (0, 0.01, 0.03, 0.1):
+            starting = asyncio.create_task(engine.start(waiting.id))
+            await asyncio.sleep(seconds)
+            starting.cancel()
+            await asyncio.wait([starting])
+            assert await engine.container(waiting.id) == waiting
+        for seconds in (0.01, 0.03, 0.1):
+            starting = asyncio.create_task(engine.start(brief.id))
+            await asyncio.sleep(seconds)
+            starting.cancel()
+            await asyncio.wait([starting])
+            assert (now := await engine.container(brief.id)) is not None
+            assert (now.state, now.id) == ("exited", brief.id)
+            assert services_of(swarm, LABEL, lab.mark).keys() == {
+                one.id for one in (nowhere, lacking, brief, waiting)
+            }
 
     lab.run(flow)
 
@@ -545,7 +575,11 @@ def rebuilt(server: Server, project: Rebuilt) -> dict[str, Any]:
 
 def services(swarm: Swarm, project: Rebuilt) -> dict[str, str]:
     """The names of the project's containers, by their ids."""
+    return services_of(swarm, "ds01-kernels.path", str(project.folder.path))
+
+
+def services_of(swarm: Swarm, label: str, value: str) -> dict[str, str]:
     client = swarm.manager.client()
-    found = client.services(filters={"label": f"ds01-kernels.path={project.folder.path}"})
+    found = client.services(filters={"label": f"{label}={value}"})
     client.close()
     return {one["ID"]: one["Spec"]["Labels"].get("ds01-kernels.swarm.name", "") for one in found}

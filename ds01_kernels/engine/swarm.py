@@ -35,7 +35,7 @@ from ds01_kernels.engine.docker_files import packed
 from ds01_kernels.engine.swarm_images import RegistryEngine
 from ds01_kernels.engine.swarm_nodes import NodeEngine, NodeEngines
 from ds01_kernels.engine.swarm_options import SwarmOptions
-from ds01_kernels.engine.swarm_services import Services, own_node
+from ds01_kernels.engine.swarm_services import Services, no_swarm, own_node
 from ds01_kernels.engine.swarm_spec import can_forbid_privileges, service_spec, successor
 from ds01_kernels.engine.swarm_starting import until_running
 from ds01_kernels.engine.swarm_stream import Watch
@@ -151,18 +151,28 @@ class SwarmEngine(RegistryEngine):
             return
         if info.state == "created":
             async with self._taking_back(partial(self._scale, found.id, 0)):
-                await self._scale(found.id, 1)
+                await _whole(self._scale(found.id, 1))
                 await self._run(found.id, info)
             return
-        made = await self._ask(
-            f"start {info.name}",
-            lambda client: self._services.succeed(client, found, successor(found)),
-            again=False,
-        )
+        made = await self._succeed(found, info)
         async with self._taking_back(partial(self._remove_service, made.id)):
             await self._run(made.id, info)
             await self._relabel(made.id, f"start {info.name}", {LABEL_NAME: info.name})
         await self._remove_service(found.id)
+
+    async def _succeed(self, found: Found, info: ContainerInfo) -> Found:
+        """The service that is to take that one's place, with a task on its way."""
+
+        def ask(client: APIClient) -> Found:
+            return self._services.succeed(client, found, successor(found))
+
+        making = asyncio.ensure_future(self._ask(f"start {info.name}", ask, again=False))
+        try:
+            return await _whole(making)
+        except asyncio.CancelledError:
+            with suppress(Ds01Error):
+                await self._remove_service((await making).id)
+            raise
 
     async def _run(self, service: str, info: ContainerInfo) -> None:
         """Have its task run, with the files that are kept for it."""
@@ -317,6 +327,9 @@ class SwarmEngine(RegistryEngine):
     async def _is_used(self, image_id: str) -> bool:
         return await self._ask("list services", lambda client: self._services.uses(client, image_id))
 
+    def _told(self, error: Ds01Error) -> Ds01Error:
+        return no_swarm() if "not a swarm manager" in str(error) else error
+
     # Ways there
 
     async def _find(self, container: str) -> Found | None:
@@ -337,6 +350,18 @@ class SwarmEngine(RegistryEngine):
             info = await (await self._node_of(found)).container(found.container_id)
             return info is not None and info.oom_killed
         return False
+
+
+async def _whole(work: Awaitable[T]) -> T:
+    """Await `work` to its end, also when this is cancelled: it goes on in its thread all the same, and what
+    undoes it must not come before.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 def _forbids_privileges(client: APIClient) -> bool:

@@ -168,12 +168,16 @@ def own_node(about: Answer) -> str:
     """The id of the node whose Docker says that about itself. Raises `EngineError` if it manages no swarm."""
     swarm = about.get("Swarm") or {}
     if not swarm.get("ControlAvailable"):
-        raise EngineError(
-            "The Docker that was reached manages no swarm.",
-            remedy="Run this on a manager of the swarm (`docker node ls` works there), or have DOCKER_HOST "
-            "name one; docs/swarm.md says how a swarm is made.",
-        )
+        raise no_swarm()
     return str(swarm.get("NodeID") or "")
+
+
+def no_swarm() -> EngineError:
+    return EngineError(
+        "The Docker that was reached manages no swarm.",
+        remedy="Run this on a manager of the swarm (`docker node ls` works there), or have DOCKER_HOST name "
+        "one; docs/swarm.md says how a swarm is made.",
+    )
 
 
 def _found(service: Answer, tasks: list[dict[str, Any]], nodes: Mapping[str, Answer]) -> Found:
