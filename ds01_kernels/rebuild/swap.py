@@ -28,9 +28,9 @@ log = logging.getLogger("ds01_kernels")
 
 T = TypeVar("T")
 
-#: Seconds for kernels to leave the old container after they were asked to, and between looks.
+#: Seconds for kernels to leave the old container after they were asked to; between looks, first and last.
 LEAVE_LIMIT = 60.0
-LOOK = 0.1
+LOOK, LAST_LOOK = 0.01, 0.2
 #: Bytes: with less than this, a second container with its agent would make the machine swap.
 MEMORY_FOR_BOTH = 512 << 20
 
@@ -241,8 +241,10 @@ class Swaps:
                     left = await agent.kernels()
                     # They know now, whatever becomes of us.
                     await self._journals.forget(project)
+                    pause = LOOK
                     while left if kernels is None else kernels & left:
-                        await asyncio.sleep(LOOK)
+                        await asyncio.sleep(pause)
+                        pause = min(2 * pause, LAST_LOOK)
                         left = await agent.kernels()
         except (TimeoutError, Ds01Error) as error:
             log.info("Not all kernels have left %s: %s", old.name, error or "it takes too long")
