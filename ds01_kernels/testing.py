@@ -188,7 +188,8 @@ class FakeEngine:
 
     async def containers(self, labels: Mapping[str, str]) -> list[ContainerInfo]:
         self._fail("containers")
-        everyone = self._containers.values()
+        # A test may ask in another thread than the one in which containers are made.
+        everyone = list(self._containers.values())
         return [one.info for one in everyone if labels.items() <= one.spec.labels.items()]
 
     async def container(self, name: str) -> ContainerInfo | None:
@@ -236,7 +237,7 @@ class FakeEngine:
         self._fail("start")
         found = self._at(container)
         if not found.info.running:
-            node = self._machines.place(found.spec, self._containers.values())
+            node = self._machines.place(found.spec, list(self._containers.values()))
             found.start(node, keeps_files=not self._machines.names)
 
     async def stop(self, container: str, grace: float) -> None:
@@ -316,7 +317,7 @@ class FakeEngine:
             raise waiting.pop(0)
 
     def _at(self, container: str) -> FakeContainer:
-        for found in self._containers.values():
+        for found in list(self._containers.values()):
             if container in (found.spec.name, found.info.id, *found.former_ids):
                 return found
         raise NotFoundError(f"There is no container {container}.")

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 from conftest import BASE_IMAGE, build_project
-from live import Site, a_kernel, a_site, until
+from live import Site, a_kernel, a_site, containers_of, until
 from pretended import WatchedManager
 from swarm_here import REGISTRY, Swarm
 
@@ -38,6 +38,8 @@ def site(swarm: Swarm, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
             for project in workbench.projects().projects:
                 flows = workbench.call(workbench.flows(project))
                 workbench.call(flows.launcher.retire(project, force=True))
+            # Nodes remove what ran there a moment later.
+            until(lambda: not containers_of(site))
 
 
 def test_a_third_kernel_waits_for_a_gpu_of_two(site: Site, run_id: str, ipykernel_image: str) -> None:
