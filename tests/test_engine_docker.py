@@ -249,6 +249,16 @@ def test_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     run(flow)
 
 
+def test_a_port_where_nothing_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
+
+    async def flow(engine: DockerEngine) -> None:
+        with pytest.raises(EngineUnreachableError, match=r"tcp://127\.0\.0\.1:9 \(Connection refused\)"):
+            await engine.info()
+
+    run(flow, timeout=10)
+
+
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense://x", "tcp://host.invalid:2375"])
 def test_addresses_without_docker(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     monkeypatch.setenv("DOCKER_HOST", address)

@@ -11,12 +11,12 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import PurePosixPath
-from typing import Any, TypeVar
+from typing import Any
 
 from docker import APIClient
 
@@ -37,7 +37,7 @@ from ds01_kernels.engine.swarm_nodes import NodeEngine, NodeEngines
 from ds01_kernels.engine.swarm_options import SwarmOptions
 from ds01_kernels.engine.swarm_services import Services, no_swarm, own_node
 from ds01_kernels.engine.swarm_spec import can_forbid_privileges, service_spec, successor
-from ds01_kernels.engine.swarm_starting import until_running
+from ds01_kernels.engine.swarm_starting import until_running, whole
 from ds01_kernels.engine.swarm_stream import Watch
 from ds01_kernels.engine.swarm_values import (
     LABEL_EXIT,
@@ -56,10 +56,11 @@ from ds01_kernels.errors import (
 )
 
 log = logging.getLogger("ds01_kernels")
-T = TypeVar("T")
 
 #: Seconds for a node to end a task when its own Docker cannot be told to.
 _END_LIMIT = 30.0
+#: Seconds for the tasks of a service to go; those on a node that is lost stay.
+_CLEAR_LIMIT = 10.0
 
 
 class SwarmEngine(RegistryEngine):
@@ -150,9 +151,10 @@ class SwarmEngine(RegistryEngine):
         if info.running:
             return
         if info.state == "created":
-            async with self._taking_back(partial(self._scale, found.id, 0)):
-                await _whole(self._scale(found.id, 1))
-                await self._run(found.id, info)
+            former = frozenset[str]() if found.replicas else await self._cleared(found.id)
+            async with self._taking_back(partial(self._put_down, found.id)):
+                await whole(self._scale(found.id, 1))
+                await self._run(found.id, info, former)
             return
         made = await self._succeed(found, info)
         async with self._taking_back(partial(self._remove_service, made.id)):
@@ -168,17 +170,35 @@ class SwarmEngine(RegistryEngine):
 
         making = asyncio.ensure_future(self._ask(f"start {info.name}", ask, again=False))
         try:
-            return await _whole(making)
+            return await whole(making)
         except asyncio.CancelledError:
             with suppress(Ds01Error):
                 await self._remove_service((await making).id)
             raise
 
-    async def _run(self, service: str, info: ContainerInfo) -> None:
+    async def _put_down(self, service: str) -> None:
+        await self._scale(service, 0)
+        await self._cleared(service)
+
+    async def _cleared(self, service: str) -> frozenset[str]:
+        """Wait for the tasks to go of a service that is to have none: those that are left after some time.
+
+        Until then, Swarm may take up one of them again.
+        """
+        deadline = asyncio.get_running_loop().time() + _CLEAR_LIMIT
+        while True:
+            tasks = await self._ask("list tasks", lambda client: self._services.tasks(client, service))
+            if not tasks or asyncio.get_running_loop().time() > deadline:
+                return tasks
+            await asyncio.sleep(0.05)
+
+    async def _run(self, service: str, info: ContainerInfo, former: Collection[str] = ()) -> None:
         """Have its task run, with the files that are kept for it."""
 
         async def look() -> Found:
-            return await self._ask(f"start {info.name}", lambda client: self._services.seen(client, service))
+            return await self._ask(
+                f"start {info.name}", lambda client: self._services.seen(client, service, former)
+            )
 
         found = await until_running(look, info, self._timeout)
         if found.task_state != "running":
@@ -350,18 +370,6 @@ class SwarmEngine(RegistryEngine):
             info = await (await self._node_of(found)).container(found.container_id)
             return info is not None and info.oom_killed
         return False
-
-
-async def _whole(work: Awaitable[T]) -> T:
-    """Await `work` to its end, also when this is cancelled: it goes on in its thread all the same, and what
-    undoes it must not come before.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
 
 
 def _forbids_privileges(client: APIClient) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -96,11 +96,17 @@ class Services:
         found: list[dict[str, Any]] = client.services(filters=filters)
         return found
 
-    def seen(self, client: Api, service: str) -> Found:
-        return self._with_task(client, client.inspect_service(service))
+    def seen(self, client: Api, service: str, besides: Collection[str] = ()) -> Found:
+        """With its task other than those."""
+        return self._with_task(client, client.inspect_service(service), besides)
 
-    def _with_task(self, client: Api, service: Answer) -> Found:
-        tasks = client.tasks(filters={"service": [service["ID"]]})
+    def tasks(self, client: Api, service: str) -> frozenset[str]:
+        """The ids of its tasks, of which some are still on their way out."""
+        return frozenset(str(task["ID"]) for task in client.tasks(filters={"service": [service]}))
+
+    def _with_task(self, client: Api, service: Answer, besides: Collection[str] = ()) -> Found:
+        found = client.tasks(filters={"service": [service["ID"]]})
+        tasks = [one for one in found if one["ID"] not in besides]
         task = newest(tasks)
         nodes = {}
         if task is not None and (node := str(task.get("NodeID") or "")):

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from ds01_kernels.engine import ContainerInfo
 from ds01_kernels.engine.docker_connection import refused
 from ds01_kernels.engine.swarm_values import ENDED, Found, error_of, name_of, node_problem
 from ds01_kernels.errors import Ds01Error, EngineError, EngineTimeoutError, NoRoomError
+
+T = TypeVar("T")
 
 #: Seconds for a node to get an image from the registry.
 PULL_LIMIT = 1800.0
@@ -51,6 +54,18 @@ async def until_running(look: Callable[[], Awaitable[Found]], info: ContainerInf
             )
         await asyncio.sleep(_PAUSES[min(looks, len(_PAUSES) - 1)])
         looks += 1
+
+
+async def whole(work: Awaitable[T]) -> T:
+    """Await `work` to its end, also when this is cancelled: it goes on in its thread all the same, and what
+    undoes it must not come before.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 def _unplaced(info: ContainerInfo, found: Found, said: str) -> Ds01Error:
