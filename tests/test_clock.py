@@ -28,7 +28,7 @@ WALL_CLOCK = {
     "jobs/state.py": "shown to people",
     "records.py": "shown to people, and the age of leftover files",
     "testing.py": "an image's and a container's date",
-    "testing_container.py": "when it was started",
+    "testing_container.py": "when a container started",
 }
 
 _CLOCKS = {("time", "time"), ("time", "time_ns"), ("datetime", "now"), ("datetime", "utcnow")}

@@ -13,7 +13,7 @@ from ds01_kernels.errors import EngineError
 log = logging.getLogger("ds01_kernels")
 
 #: Seconds between looks at the nodes, while streams are open.
-LOOK = 2.0
+LOOK = 1.0
 
 
 class SwarmStream:
@@ -98,11 +98,14 @@ class Watch:
             await self._end_lost(nodes)
 
     async def _end_lost(self, nodes: Mapping[str, Answer]) -> None:
+        ending = []
         for stream in list(self._streams):
             node = nodes.get(stream.node_id)
             if node is None or not is_ready(node):
                 self._streams.discard(stream)
-                await stream.lose(node_problem(node) if node else "The node has left the swarm.")
+                ending.append(stream.lose(node_problem(node) if node else "The node has left the swarm."))
+        # Each may take a second, on a connection that takes nothing any more.
+        await asyncio.gather(*ending)
 
     async def close(self) -> None:
         if self._looking is not None:
