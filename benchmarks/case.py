@@ -6,8 +6,8 @@ import asyncio
 import gc
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from .stage import Stage
@@ -60,7 +60,10 @@ class Expected:
 
 @dataclass(frozen=True)
 class Case:
-    """`prepare` has the ways while its ``async with`` lasts; ratios are to the way `yardstick`."""
+    """`prepare` has the ways while its ``async with`` lasts; ratios are to the way `yardstick`.
+
+    One with `settings` of `Workbench` is measured only when asked for: they hold for the whole run.
+    """
 
     key: str
     title: str
@@ -68,6 +71,7 @@ class Case:
     expected: tuple[Expected, ...] = ()
     yardstick: str = "local"
     unit: Unit = "ms"
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 async def settle() -> None:

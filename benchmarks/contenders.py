@@ -64,10 +64,12 @@ async def contenders(stage: Stage, *keys: str) -> AsyncIterator[list[Contender]]
 
 
 async def _make(stage: Stage, key: str, opened: AsyncExitStack) -> Contender:
-    from . import peers
+    from . import other_engines, peers
 
     if key in peers.PEERS:
         return await peers.make(stage, key)
+    if key in other_engines.ENGINES:
+        return await other_engines.make(stage, key, opened)
     if key == "local":
         return _local(stage)
     if key == "docker-exec":
@@ -109,7 +111,8 @@ async def _make_apart(project: Project) -> None:
 async def retire(project: Project) -> None:
     """Remove the project's container."""
     workbench = Workbench.open()
-    await workbench.run(workbench.launcher.retire(project, force=True))
+    flows = await workbench.run(workbench.flows(project))
+    await workbench.run(flows.launcher.retire(project, force=True))
 
 
 def _local(stage: Stage) -> Contender:

@@ -80,6 +80,12 @@ class Stage:
         os.environ["DS01_WORKSPACE"] = str(self.workspace)
         os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
+    def configure(self, settings: Mapping[str, Any]) -> None:
+        """For the `Workbench` of every process of this run; to be called before there is one."""
+        lines = ["c = get_config()", *(f"c.Workbench.{name} = {value!r}" for name, value in settings.items())]
+        folder = Path(os.environ["JUPYTER_CONFIG_DIR"])
+        (folder / "jupyter_ds01_config.py").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
     @property
     def engine(self) -> Engine:
         if self._engine is None:

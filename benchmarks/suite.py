@@ -47,7 +47,9 @@ async def _run(stage: Stage, arguments: argparse.Namespace) -> None:
     say(f"Run {stage.run}.")
     before = machine.load()
     results, failed = [], []
-    for case in (case for case in CASES if case.key in arguments.only):
+    cases = [case for case in CASES if case.key in arguments.only]
+    stage.configure({name: value for case in cases for name, value in case.settings.items()})
+    for case in cases:
         try:
             results.append(await measure(stage, case, arguments.rounds))
         except UnavailableError as error:
@@ -91,7 +93,8 @@ def _finish(run: Run, arguments: argparse.Namespace) -> None:
 def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     keys = [case.key for case in CASES]
-    parser.add_argument("--only", nargs="+", choices=keys, default=keys, metavar="CASE", help=" ".join(keys))
+    usual = [case.key for case in CASES if not case.settings]
+    parser.add_argument("--only", nargs="+", choices=keys, default=usual, metavar="CASE", help=" ".join(keys))
     parser.add_argument("--rounds", type=_rounds, default=10, help="how many count (default 10)")
     parser.add_argument("--image", default="", help="one with ipykernel; else one is built with the host's")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples there")
