@@ -12,11 +12,12 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pytest
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 BASE_IMAGE = "ds01/base:latest"
 FROM_BASE = f"FROM {BASE_IMAGE}\n"
 WITH_IPYKERNEL = f"{FROM_BASE}RUN pip install --no-cache-dir --break-system-packages ipykernel\n"
+
+#: Seconds.
+REMOVAL_LIMIT = 60.0
 
 T = TypeVar("T")
 
@@ -209,14 +213,30 @@ def remove_projects_below(folder: Path) -> None:
         return
     try:
         filters = {"label": "ds01-kernels.path"}
-        for container in client.containers(all=True, filters=filters):
-            if _is_below(container, folder):
-                client.remove_container(container["Id"], v=True, force=True)
+        deadline = time.monotonic() + REMOVAL_LIMIT
+        while below := [
+            one for one in client.containers(all=True, filters=filters) if _is_below(one, folder)
+        ]:
+            assert time.monotonic() < deadline, f"these are not removed: {below}"
+            for container in below:
+                _remove_container(client, container["Id"])
         for image in client.images(filters=filters):
             if _is_below(image, folder):
                 client.remove_image(image["Id"], force=True)
     finally:
         client.close()
+
+
+def _remove_container(client: Any, id_: str) -> None:
+    import docker
+
+    try:
+        client.remove_container(id_, v=True, force=True)
+    except docker.errors.APIError as error:
+        # Gone, or being removed by the product, which has not come to its end yet.
+        if error.status_code not in (404, 409):
+            raise
+        time.sleep(0.1)
 
 
 def _is_below(thing: dict[str, dict[str, str]], folder: Path) -> bool:
