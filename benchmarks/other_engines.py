@@ -36,6 +36,8 @@ async def make(stage: Stage, key: str, opened: AsyncExitStack) -> Contender:
     project = workbench.projects().get(folder.name)
     try:
         flows = await workbench.run(workbench.flows(project))
+        if flows.name != name:
+            raise UnavailableError(f"{name} is the usual engine here, or not allowed")
         await workbench.run(flows.engine.info())
         opened.push_async_callback(_remove, project, flows.engine, image if name == "podman" else "")
         await workbench.run(_build(flows.engine, project))
