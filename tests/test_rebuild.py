@@ -315,7 +315,7 @@ def happened(tight: Tight, since: float) -> list[tuple[str, str]]:
     """Starts and ends of the project's containers, by the ends of their names."""
     with docker() as client:
         events = client.events(
-            since=int(since),
+            since=f"{since:.6f}",
             until=int(time.time()) + 1,
             decode=True,
             filters={"label": f"ds01-kernels.path={tight.folder.path}", "event": ["start", "die"]},

@@ -237,7 +237,7 @@ def test_a_gpu_is_in_one_container(lab: Lab) -> None:
         await engine.remove(made[0].id)
         await started(engine, made[2])
         # A stopped one holds none either, and waits for one like any other.
-        await engine.stop(made[1].id, 0)
+        await engine.stop(made[1].id, 10)
         fourth = await engine.create(lab.spec("d", gpus=GpuRequest(1)))
         await started(engine, fourth)
         with pytest.raises(NoRoomError):
