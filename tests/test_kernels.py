@@ -276,6 +276,34 @@ def test_the_real_exit_code_is_known_and_logged(
         assert kernel.run("print('again')") == "again\n"
 
 
+#: The thread of output has stopped to listen when that of the request for the end wants to have it all sent.
+STOPS_LISTENING = """
+def prepare(out, loop):
+    import threading, time
+    stopped, flush, close = threading.Event(), out.flush, loop.close
+    def late():
+        if threading.current_thread().name == "Control":
+            stopped.wait(2)
+        flush()
+    def slow(*arguments, **more):
+        stopped.set()
+        time.sleep(1)
+        close(*arguments, **more)
+    out.flush_timeout, out.flush, loop.close = 1000, late, slow
+import sys
+prepare(sys.stdout, get_ipython().kernel.parent.iopub_thread.io_loop)
+"""
+
+
+def test_the_end_waits_for_no_thread_that_has_ended(project: ProjectFolder) -> None:
+    with a_kernel(f"ds01-{project.name}") as kernel:
+        kernel.run(STOPS_LISTENING)
+        # By nobody who kills it when that takes too long.
+        kernel.client.shutdown()
+        until(lambda: kernel.code is not None)
+        assert kernel.code == 0
+
+
 def test_jupyter_restarts_a_kernel_that_died(project: ProjectFolder) -> None:
     async def watch() -> None:
         manager = AsyncIOLoopKernelManager(kernel_name=f"ds01-{project.name}")

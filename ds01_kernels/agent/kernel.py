@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
@@ -163,6 +164,7 @@ def serve(app: Any, request: Request, line: socket.socket) -> None:
     line.close()
     notices.attach(app.shell)
     _say_idle_once_started(app.kernel)
+    _end_in_order(app)
     app.start()
 
 
@@ -183,6 +185,25 @@ def _say_idle_once_started(kernel: Any) -> None:
         return outcome
 
     kernel.start = started
+
+
+def _end_in_order(app: Any) -> None:
+    """First the thread of control requests: ipykernel ends the one that sends output before it.
+
+    After the request that ends the kernel it may still wait for that, for ten seconds, and whoever asked
+    kills the kernel before. https://github.com/posit-dev/positron/issues/7142
+    """
+    control = getattr(app, "control_thread", None)
+    if control is None:
+        return
+
+    def end() -> None:
+        if control.is_alive():
+            control.stop()
+            control.join()
+
+    # Comes before what ipykernel has registered.
+    atexit.register(end)
 
 
 def _become_child_of(agent: int) -> None:
