@@ -26,6 +26,7 @@ from ds01_kernels.errors import Ds01Error, EngineError
 
 if TYPE_CHECKING:
     from podman_here import Podman
+    from pretended import Pretence
     from swarm_here import Swarm
 
 BASE_IMAGE = "ds01/base:latest"
@@ -91,6 +92,15 @@ def swarm(engine_available: None, request: pytest.FixtureRequest) -> Iterator[Sw
         pytest.skip(missing)
     with a_swarm([BASE_IMAGE, request.getfixturevalue("ipykernel_image")]) as swarm:
         yield swarm
+
+
+@pytest.fixture
+def here() -> Iterator[Pretence]:
+    """A workspace and a workbench on engines that are only played."""
+    from pretended import a_pretence
+
+    with a_pretence() as pretence:
+        yield pretence
 
 
 @pytest.fixture(scope="session")
