@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import FROM_BASE, ProjectFolder, build_project, remove_projects_below, with_engine
+from conftest import FROM_BASE, ProjectFolder, build_project, remove_projects_below, set_apart, with_engine
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 from jupyter_client.provisioning import KernelProvisionerFactory
@@ -87,14 +87,8 @@ def a_site(settings: str = "") -> Iterator[Site]:
     # Short, as sockets want it.
     site = Site(Path(tempfile.mkdtemp(prefix="ds01-test-")).resolve())
     with pytest.MonkeyPatch.context() as patch, forgetting_singletons():
-        site.workspace.mkdir()
-        patch.setenv("DS01_WORKSPACE", str(site.workspace))
+        set_apart(patch, site.root)
         patch.setenv("JUPYTER_DEFAULT_PROVISIONER_NAME", PROVISIONER)
-        for name in ("config", "data", "runtime"):
-            (site.root / name).mkdir(mode=0o700)
-            patch.setenv(f"JUPYTER_{name.upper()}_DIR", str(site.root / name))
-        for variable in ("JUPYTER_PATH", "JUPYTER_CONFIG_PATH"):
-            patch.delenv(variable, raising=False)
         site.configure(settings)
         try:
             yield site
