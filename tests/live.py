@@ -9,6 +9,8 @@ import json
 import os
 import secrets
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -117,6 +119,31 @@ def leave() -> None:
         Workbench.instance().close()
     Workbench.clear_instance()
     KernelProvisionerFactory.clear_instance()
+
+
+#: A program that starts the kernel that is named to it; what is to become of that follows.
+STARTING = """
+import sys
+from jupyter_client.manager import KernelManager
+manager = KernelManager(kernel_name=sys.argv[1])
+manager.start_kernel()
+client = manager.client()
+client.start_channels()
+client.wait_for_ready(timeout=60)"""
+
+
+@contextmanager
+def another(*command: str, **more: Any) -> Iterator[subprocess.Popen[str]]:
+    """A process of its own, of this Python, that has said ``ready``; `more` is Popen's."""
+    with subprocess.Popen(
+        [sys.executable, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **more
+    ) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()
 
 
 @dataclass
