@@ -27,6 +27,7 @@ from ds01_kernels.errors import Ds01Error, EngineError
 if TYPE_CHECKING:
     from podman_here import Podman
     from pretended import Pretence
+    from servers import House
     from swarm_here import Swarm
 
 BASE_IMAGE = "ds01/base:latest"
@@ -92,6 +93,15 @@ def swarm(engine_available: None, request: pytest.FixtureRequest) -> Iterator[Sw
         pytest.skip(missing)
     with a_swarm([BASE_IMAGE, request.getfixturevalue("ipykernel_image")]) as swarm:
         yield swarm
+
+
+@pytest.fixture(scope="module")
+def house(engine_available: None) -> Iterator[House]:
+    """One that the tests of a module share."""
+    from servers import a_house
+
+    with a_house() as house:
+        yield house
 
 
 @pytest.fixture
