@@ -28,9 +28,7 @@ async def make(stage: Stage, key: str, opened: AsyncExitStack) -> Contender:
     image = await stage.image()
     if name == "podman":
         await _copy_to_podman(image)
-    folder = stage.workspace / f"{key}-{stage.run}"
-    folder.mkdir(exist_ok=True)
-    (folder / "Dockerfile").write_text(f"FROM {image}\n", encoding="utf-8")
+    folder = await stage.folder(key)
     (folder / "pyproject.toml").write_text(f'[tool.ds01]\nengine = "{name}"\n', encoding="utf-8")
     workbench = Workbench.open()
     project = workbench.projects().get(folder.name)

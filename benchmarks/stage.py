@@ -136,10 +136,7 @@ class Stage:
 
     async def project(self, name: str) -> Project:
         """The project of that name, on the image that has ipykernel: built, and its kernelspec installed."""
-        folder = self.workspace / f"{name}-{self.run}"
-        if not folder.exists():
-            folder.mkdir()
-            (folder / "Dockerfile").write_text(f"FROM {await self.image()}\n", encoding="utf-8")
+        folder = await self.folder(name)
         project = Workbench.open().projects().get(folder.name)
         if name not in self.prepared:
             async for _ in images.build(self.engine, project):
@@ -147,6 +144,14 @@ class Stage:
             kernelspecs.install(project, kernels_dir=self.specs)
             self.prepared.add(name)
         return project
+
+    async def folder(self, name: str) -> Path:
+        """That project's."""
+        folder = self.workspace / f"{name}-{self.run}"
+        if not folder.exists():
+            folder.mkdir()
+            (folder / "Dockerfile").write_text(f"FROM {await self.image()}\n", encoding="utf-8")
+        return folder
 
     async def container(self, project: Project) -> str:
         """The id of that project's container."""

@@ -160,22 +160,23 @@ class SocketDirectory:
     def write_nonce(self) -> tuple[str, str]:
         """A file by which the agent can show that it sees this very directory: its name and content."""
         name, content = f"nonce-{secrets.token_hex(4)}", secrets.token_hex(16)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        with room_in(run_root()), os.fdopen(os.open(self.path / name, flags, 0o600), "w") as output:
-            output.write(content)
+        self._write(name, content.encode())
         return name, content
 
     def write_agent(self, program: bytes) -> None:
         """What the container's main process is to run when it starts. Raises `DiskFullError` or `OSError`."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        with room_in(run_root()), os.fdopen(os.open(self.path / AGENT, flags, 0o600), "wb") as output:
-            output.write(program)
+        self._write(AGENT, program)
 
     def remove_nonce(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
+
+    def _write(self, name: str, content: bytes) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        with room_in(run_root()), os.fdopen(os.open(self.path / name, flags, 0o600), "wb") as output:
+            output.write(content)
 
 
 class Channels:

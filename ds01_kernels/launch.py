@@ -191,11 +191,6 @@ class Launcher:
                 await self.engine.stop(info.id, STOP_GRACE)
                 self._was_stopped(project, info)
 
-    async def restart(self, project: Project) -> ContainerInfo:
-        """The same, and have it running again."""
-        await self.stop(project)
-        return await self.deploy(project)
-
     async def count_kernels(self, info: ContainerInfo) -> int:
         """How many kernels run in that container, of all clients. Raises `AgentError` or `EngineError`."""
         async with self.visit(info) as agent:

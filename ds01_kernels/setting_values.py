@@ -139,11 +139,7 @@ def parse_engines(where: str, value: object) -> tuple[EngineName, ...]:
 
 def parse_node(where: str, value: object) -> str:
     """The name of a node of Docker Swarm, or nothing."""
-    if value == "":
-        return ""
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,252}", value, re.ASCII):
-        raise _refused(where, value, "is not the name of a node", "`jupyter ds01 nodes` lists them.")
-    return value
+    return _name(where, value, 253, "is not the name of a node", "`jupyter ds01 nodes` lists them.")
 
 
 def parse_constraints(where: str, value: object) -> tuple[str, ...]:
@@ -159,12 +155,8 @@ def parse_constraints(where: str, value: object) -> tuple[str, ...]:
 
 def parse_network(where: str, value: object) -> str:
     """The name of a Docker network, or nothing."""
-    if value == "":
-        return ""
     # Docker has a meaning for "container:NAME": somebody else's network.
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,127}", value, re.ASCII):
-        raise _refused(where, value, "is not the name of a network", "`docker network ls` lists them.")
-    return value
+    return _name(where, value, 128, "is not the name of a network", "`docker network ls` lists them.")
 
 
 def parse_mounts(where: str, value: object) -> tuple[Mount, ...]:
@@ -287,6 +279,16 @@ def shown(value: object, most: int = 60) -> str:
     if isinstance(value, list | tuple):
         return "a list"
     return "a table" if isinstance(value, dict) else f"a {type(value).__name__}"
+
+
+def _name(where: str, value: object, most: int, which: str, remedy: str) -> str:
+    """A name as Docker allows it, of at most that many characters; or nothing."""
+    if value == "":
+        return ""
+    allowed = rf"[A-Za-z0-9][\w.-]{{0,{most - 1}}}"
+    if not isinstance(value, str) or not re.fullmatch(allowed, value, re.ASCII):
+        raise _refused(where, value, which, remedy)
+    return value
 
 
 def _no_gpus(where: str, value: object) -> SettingError:

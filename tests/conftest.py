@@ -26,6 +26,8 @@ from ds01_kernels.errors import Ds01Error, EngineError
 
 if TYPE_CHECKING:
     from podman_here import Podman
+    from pretended import Pretence
+    from servers import House
     from swarm_here import Swarm
 
 BASE_IMAGE = "ds01/base:latest"
@@ -93,6 +95,24 @@ def swarm(engine_available: None, request: pytest.FixtureRequest) -> Iterator[Sw
         yield swarm
 
 
+@pytest.fixture(scope="module")
+def house(engine_available: None) -> Iterator[House]:
+    """One that the tests of a module share."""
+    from servers import a_house
+
+    with a_house() as house:
+        yield house
+
+
+@pytest.fixture
+def here() -> Iterator[Pretence]:
+    """A workspace and a workbench on engines that are only played."""
+    from pretended import a_pretence
+
+    with a_pretence() as pretence:
+        yield pretence
+
+
 @pytest.fixture(scope="session")
 def run_id() -> str:
     """Random hex, for the names and the label ``ds01-kernels.test`` of what tests make on the engine."""
@@ -124,16 +144,8 @@ def workspace() -> Iterator[Path]:
     The path is short, as sockets want it. At the end containers and images of projects below it are removed.
     """
     root = Path(tempfile.mkdtemp(prefix="ds01-test-")).resolve()
-    folder = root / "workspace"
-    folder.mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DS01_WORKSPACE", str(folder))
-        for variable in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
-            directory = root / variable.removeprefix("JUPYTER_").removesuffix("_DIR").lower()
-            directory.mkdir(mode=0o700)
-            patch.setenv(variable, str(directory))
-        for variable in ("JUPYTER_PATH", "JUPYTER_CONFIG_PATH"):
-            patch.delenv(variable, raising=False)
+        folder = set_apart(patch, root)
         yield folder
     remove_projects_below(folder)
     shutil.rmtree(root)
@@ -167,6 +179,19 @@ def make_project(workspace: Path, request: pytest.FixtureRequest) -> MakeProject
         return project
 
     return make
+
+
+def set_apart(patch: pytest.MonkeyPatch, root: Path) -> Path:
+    """Have this process's workspace, which is returned, and Jupyter's directories below `root`."""
+    folder = root / "workspace"
+    folder.mkdir()
+    patch.setenv("DS01_WORKSPACE", str(folder))
+    for name in ("config", "data", "runtime"):
+        (root / name).mkdir(mode=0o700)
+        patch.setenv(f"JUPYTER_{name.upper()}_DIR", str(root / name))
+    for variable in ("JUPYTER_PATH", "JUPYTER_CONFIG_PATH"):
+        patch.delenv(variable, raising=False)
+    return folder
 
 
 async def build_project(engine: Engine, project: ProjectFolder) -> ImageInfo:

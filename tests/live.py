@@ -9,6 +9,8 @@ import json
 import os
 import secrets
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import FROM_BASE, ProjectFolder, build_project, remove_projects_below, with_engine
+from conftest import FROM_BASE, ProjectFolder, build_project, remove_projects_below, set_apart, with_engine
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 from jupyter_client.provisioning import KernelProvisionerFactory
@@ -87,14 +89,8 @@ def a_site(settings: str = "") -> Iterator[Site]:
     # Short, as sockets want it.
     site = Site(Path(tempfile.mkdtemp(prefix="ds01-test-")).resolve())
     with pytest.MonkeyPatch.context() as patch, forgetting_singletons():
-        site.workspace.mkdir()
-        patch.setenv("DS01_WORKSPACE", str(site.workspace))
+        set_apart(patch, site.root)
         patch.setenv("JUPYTER_DEFAULT_PROVISIONER_NAME", PROVISIONER)
-        for name in ("config", "data", "runtime"):
-            (site.root / name).mkdir(mode=0o700)
-            patch.setenv(f"JUPYTER_{name.upper()}_DIR", str(site.root / name))
-        for variable in ("JUPYTER_PATH", "JUPYTER_CONFIG_PATH"):
-            patch.delenv(variable, raising=False)
         site.configure(settings)
         try:
             yield site
@@ -123,6 +119,31 @@ def leave() -> None:
         Workbench.instance().close()
     Workbench.clear_instance()
     KernelProvisionerFactory.clear_instance()
+
+
+#: A program that starts the kernel that is named to it; what is to become of that follows.
+STARTING = """
+import sys
+from jupyter_client.manager import KernelManager
+manager = KernelManager(kernel_name=sys.argv[1])
+manager.start_kernel()
+client = manager.client()
+client.start_channels()
+client.wait_for_ready(timeout=60)"""
+
+
+@contextmanager
+def another(*command: str, **more: Any) -> Iterator[subprocess.Popen[str]]:
+    """A process of its own, of this Python, that has said ``ready``; `more` is Popen's."""
+    with subprocess.Popen(
+        [sys.executable, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **more
+    ) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()
 
 
 @dataclass

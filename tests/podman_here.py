@@ -8,25 +8,20 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import docker
 import psutil
 import pytest
+from private_daemon import LIMIT, PATH, copy_images
 
 from ds01_kernels.engine import podman_service
 from ds01_kernels.engine.docker_connection import RAISED, connect
 from ds01_kernels.errors import Ds01Error
 
-#: Seconds for what takes one or two on an idle machine.
-LIMIT = 60.0
-
 #: Holds the address of a podman that runs, for tests that another test starts.
 GIVEN = "DS01_TEST_PODMAN"
-
-_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 
 
 @dataclass(frozen=True)
@@ -62,7 +57,7 @@ def why_not() -> str:
     if os.getuid() != 0:
         return "only root can make a podman of its own without touching the user's"
     for tool in ("podman", "conmon", "runc"):
-        if shutil.which(tool, path=_PATH) is None:
+        if shutil.which(tool, path=PATH) is None:
             return f"there is no {tool} here"
     if not any((Path(folder) / "catatonit").exists() for folder in ("/usr/bin", "/usr/libexec/podman")):
         return "podman has no init here: catatonit is missing"
@@ -86,7 +81,7 @@ def a_podman(images: Sequence[str]) -> Iterator[Podman]:
         f'[storage]\ndriver = "overlay"\ngraphroot = "{folder}/data"\nrunroot = "{folder}/run"\n'
     )
     variables = {
-        "PATH": _PATH,
+        "PATH": PATH,
         "CONTAINERS_STORAGE_CONF": str(folder / "storage.conf"),
         "CONTAINER_HOST": f"unix://{folder}/s.sock",
     }
@@ -145,18 +140,8 @@ def load(address: str, images: Sequence[str]) -> None:
         source = connect(LIMIT)
     except (*RAISED, Ds01Error) as error:
         pytest.skip(f"there is no engine to copy {' and '.join(images)} from: {error}")
-    here = docker.APIClient(address, timeout=int(LIMIT))
-    try:
-        for reference in images:
-            with tempfile.TemporaryFile() as archive:
-                for chunk in source.get_image(reference):
-                    archive.write(chunk)
-                archive.seek(0)
-                for _ in here.load_image(archive):
-                    pass
-    finally:
-        source.close()
-        here.close()
+    with closing(source):
+        copy_images(source, address, images)
 
 
 def services(path: Path) -> list[psutil.Process]:

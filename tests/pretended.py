@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import psutil
 import pytest
-from conftest import FROM_BASE
+from conftest import FROM_BASE, set_apart
 from jupyter_client.manager import KernelManager
 from live import forgetting_singletons, until
 from traitlets.config import Config
@@ -64,9 +64,9 @@ class Pretended(FakeEngine):
 class Pretence:
     """A workspace, and this process's workbench, on engines that are only played."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, workspace: Path) -> None:
         self.root = root
-        self.workspace = root / "workspace"
+        self.workspace = workspace
         self.workbench: Workbench
 
     def open(
@@ -108,16 +108,9 @@ class Pretence:
 def a_pretence() -> Iterator[Pretence]:
     """At its end nothing of it is left."""
     root = Path(tempfile.mkdtemp(prefix="ds01-test-")).resolve()
-    pretence = Pretence(root)
     with pytest.MonkeyPatch.context() as patch, forgetting_singletons():
-        pretence.workspace.mkdir()
-        patch.setenv("DS01_WORKSPACE", str(pretence.workspace))
+        pretence = Pretence(root, set_apart(patch, root))
         patch.setenv("JUPYTER_DEFAULT_PROVISIONER_NAME", PROVISIONER)
-        for name in ("config", "data", "runtime"):
-            (root / name).mkdir(mode=0o700)
-            patch.setenv(f"JUPYTER_{name.upper()}_DIR", str(root / name))
-        for variable in ("JUPYTER_PATH", "JUPYTER_CONFIG_PATH"):
-            patch.delenv(variable, raising=False)
         try:
             yield pretence
         finally:

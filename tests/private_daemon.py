@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import docker
@@ -130,24 +130,8 @@ class PrivateDaemon:
 
     def load(self, *references: str) -> None:
         """Copy these images from the engine that the tests use."""
-        source, here = connect(LIMIT), docker.APIClient(self.address, timeout=int(LIMIT))
-        try:
-            # In one archive, so that layers which they share are copied once; docker-py has no method for it.
-            answer = source._get(  # type: ignore[attr-defined]
-                source._url("/images/get"),  # type: ignore[attr-defined]
-                params={"names": references},
-                stream=True,
-            )
-            source._raise_for_status(answer)  # type: ignore[attr-defined]
-            with tempfile.TemporaryFile(dir=self._folder) as archive:
-                for chunk in answer.iter_content(1 << 20):
-                    archive.write(chunk)
-                archive.seek(0)
-                for _ in here.load_image(archive):
-                    pass
-        finally:
-            source.close()
-            here.close()
+        with closing(connect(LIMIT)) as source:
+            copy_images(source, self.address, references)
 
     def said(self) -> str:
         """The end of its log."""
@@ -192,6 +176,23 @@ def a_daemon(
     finally:
         end(daemon)
         shutil.rmtree(folder)
+
+
+def copy_images(source: docker.APIClient, address: str, references: Sequence[str]) -> None:
+    """From one engine to another, which is at that address."""
+    # In one archive, so that layers which they share are copied once; docker-py has no method for it.
+    answer = source._get(  # type: ignore[attr-defined]
+        source._url("/images/get"),  # type: ignore[attr-defined]
+        params={"names": references},
+        stream=True,
+    )
+    source._raise_for_status(answer)  # type: ignore[attr-defined]
+    with tempfile.TemporaryFile() as archive, closing(docker.APIClient(address, timeout=int(LIMIT))) as here:
+        for chunk in answer.iter_content(1 << 20):
+            archive.write(chunk)
+        archive.seek(0)
+        for _ in here.load_image(archive):
+            pass
 
 
 def end(daemon: PrivateDaemon) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from passage import Passage
 from private_daemon import LIMIT, PrivateDaemon
 
 #: Where the daemon listens, in a network of its own.
@@ -27,60 +28,25 @@ _CLONE_NEWNET = 0x40000000
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
 
 
-class Way:
+class Way(Passage):
     """A port of this machine that leads to the daemon's, until it is cut."""
 
-    def __init__(self, far: Callable[[], socket.socket]) -> None:
-        self._far = far
-        self._lock = threading.Lock()
-        self._sockets: set[socket.socket] = set()
-        self._is_open = False
+    def __init__(self, connect: Callable[[], socket.socket]) -> None:
+        self._connect = connect
         with socket.create_server(("127.0.0.1", 0)) as found:
             self.port: int = found.getsockname()[1]
-        self.open()
+        super().__init__()
 
-    def open(self) -> None:
+    def listening(self) -> socket.socket:
         listener = socket.create_server(("127.0.0.1", self.port), reuse_port=True)
-        self._is_open = True
-        self._add(listener)
-        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+        # What it accepts inherits that.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener
 
-    def cut(self) -> None:
-        """All connections break, and new ones are refused until it is opened again."""
-        self._is_open = False
-        with self._lock:
-            sockets, self._sockets = self._sockets, set()
-        for one in sockets:
-            with suppress(OSError):
-                # What is under way is lost: https://man7.org/linux/man-pages/man7/socket.7.html, SO_LINGER
-                one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
-
-    def _add(self, *sockets: socket.socket) -> None:
-        with self._lock:
-            self._sockets.update(sockets)
-
-    def _accept(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                near = listener.accept()[0]
-                far = self._far()
-            except OSError:
-                return
-            for one in (near, far):
-                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._add(near, far)
-            for one, other in ((near, far), (far, near)):
-                threading.Thread(target=_pump, args=(one, other), daemon=True).start()
-
-
-def _pump(source: socket.socket, sink: socket.socket) -> None:
-    with suppress(OSError):
-        while data := source.recv(1 << 16):
-            sink.sendall(data)
-        sink.shutdown(socket.SHUT_WR)
+    def far(self) -> socket.socket:
+        far = self._connect()
+        far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return far
 
 
 def connected_in(process: int, port: int) -> socket.socket:

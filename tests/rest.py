@@ -18,7 +18,7 @@ from conftest import ProjectFolder
 from servers import LIMIT, TOKEN, House, Server, a_house, check, wait_for
 
 # The file `denied` holds what the authorizer refuses.
-SETTINGS = """\
+CHOOSY = """\
 from pathlib import Path
 from jupyter_server.auth import Authorizer
 
@@ -28,6 +28,8 @@ class Choosy(Authorizer):
         return not denied.exists() or f"{{resource}}/{{action}}" != denied.read_text()
 
 c.ServerApp.authorizer_class = Choosy
+"""
+FEW = """\
 c.ServerApp.jpserver_extensions = dict.fromkeys(["jupyterlab", "jupyter_lsp", "notebook_shim"], False)
 """
 
@@ -89,8 +91,8 @@ class Site:
 def a_rest_site(settings: str = "") -> Iterator[Site]:
     """A server in a house of its own; `settings` are further lines of its configuration."""
     with a_house() as house:
-        denied = SETTINGS.format(denied=str(house.root / "denied"))
-        with house.server(settings=denied + settings) as server:
+        choosy = CHOOSY.format(denied=str(house.root / "denied"))
+        with house.server(settings=choosy + FEW + settings) as server:
             yield Site(house, server)
 
 

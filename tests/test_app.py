@@ -22,19 +22,13 @@ from pathlib import Path
 import nbformat
 import pytest
 from conftest import FROM_BASE, ProjectFolder, with_engine
-from servers import LIMIT, House, a_house, check, container_id, wait_for
+from servers import LIMIT, House, check, container_id, wait_for
 
 from ds01_kernels import __version__
 
 pytestmark = pytest.mark.engine
 
 BIN = Path(sys.executable).parent
-
-
-@pytest.fixture(scope="module")
-def house(engine_available: None) -> Iterator[House]:
-    with a_house() as house:
-        yield house
 
 
 @pytest.fixture(scope="module")

@@ -441,7 +441,8 @@ def test_deployed_found_looked_at_and_retired(bench: Bench, machine: Machine) ->
     assert (known.outdated, known.kernels, known.error) == (False, 0, None)
 
     # Started again, stopped and removed by DS01's commands too.
-    bench.call(bench.workbench.launcher.restart(bench.project))
+    bench.call(bench.workbench.launcher.stop(bench.project))
+    bench.call(bench.workbench.launcher.deploy(bench.project))
     assert bench.inspect()["Id"] == made["Id"]
     assert f"docker start {bench.folder.container}" in machine.commands
     assert bench.call(bench.workbench.launcher.retire(bench.project, force=True))

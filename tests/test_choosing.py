@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 from live import until
-from podman_here import LIMIT, services, take_down, why_not
+from podman_here import services, take_down, why_not
+from private_daemon import LIMIT
 
 from ds01_kernels.engine import ContainerSpec, EngineName, GpuRequest, podman_service
 from ds01_kernels.engine.choosing import Choice, ChosenEngine, choose

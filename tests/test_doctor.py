@@ -17,7 +17,7 @@ from typing import Any, get_args
 import pytest
 import requests
 from conftest import FROM_BASE, ProjectFolder, with_engine
-from servers import House, a_house, check, container_id
+from servers import House, check, container_id
 
 from ds01_kernels import containers, images
 from ds01_kernels.containers import LABEL_SETTINGS, LABEL_SOCKETS
@@ -736,12 +736,6 @@ def test_an_agent_that_cannot_be_reached(workbench: Workbench, workspace: Path, 
 
 
 # On the real engine, as users run it
-
-
-@pytest.fixture(scope="module")
-def house(engine_available: None) -> Iterator[House]:
-    with a_house() as house:
-        yield house
 
 
 def examined(house: House, project: ProjectFolder, **more: Any) -> tuple[int, list[str]]:

@@ -8,10 +8,9 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,10 +18,12 @@ from conftest import BASE_IMAGE, ProjectFolder
 from engine_proxy import EngineProxy
 from live import (
     LIMIT,
+    STARTING,
     LiveKernel,
     Site,
     a_kernel,
     a_site,
+    another,
     docker,
     forgetting_singletons,
     in_container,
@@ -274,14 +275,7 @@ def a_proxy() -> Iterator[EngineProxy]:
 
 # The process that started them
 
-_PROGRAM = """
-import os, sys
-from jupyter_client.manager import KernelManager
-manager = KernelManager(kernel_name=sys.argv[1])
-manager.start_kernel()
-client = manager.client()
-client.start_channels()
-client.wait_for_ready(timeout=60)
+_PROGRAM = f"""{STARTING}
 code = "import subprocess; subprocess.Popen(['sleep', '998'], start_new_session=True)"
 client.execute(code, reply=True, timeout=60)
 print("ready", flush=True)
@@ -290,25 +284,12 @@ client.stop_channels()
 """
 
 
-@contextmanager
 def another_process(
     project: ProjectFolder, variables: dict[str, str] | None = None
-) -> Iterator[subprocess.Popen[str]]:
+) -> AbstractContextManager[subprocess.Popen[str]]:
     """A process of its own that has started a kernel; a line lets it end without shutting that down."""
-    with subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM, f"ds01-{project.name}"],
-        cwd=project.path,
-        env=os.environ | (variables or {}),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        try:
-            assert process.stdout.readline() == "ready\n"
-            yield process
-        finally:
-            process.kill()
+    env = os.environ | (variables or {})
+    return another("-c", _PROGRAM, f"ds01-{project.name}", cwd=project.path, env=env)
 
 
 def test_after_kill_9_its_kernels_end_with_the_grace_time(site: Site, project: ProjectFolder) -> None:

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 from live import a_kernel, until
-from pretended import Pretence, Pretended, a_pretence
+from pretended import Pretence, Pretended
 
 from ds01_kernels import flows, nodes, status
 from ds01_kernels.doctor import examine
 from ds01_kernels.engine import ContainerInfo
 from ds01_kernels.errors import EngineError, EngineUnreachableError, SettingError
-from ds01_kernels.projects import Project
 from ds01_kernels.status import ProjectStatus, all_statuses, details
 from ds01_kernels.workbench import Workbench
 
 ON_PODMAN = "engine = 'podman'"
 GONE = EngineUnreachableError("Podman cannot be reached.", remedy="Start it.")
-
-
-@pytest.fixture
-def here() -> Iterator[Pretence]:
-    with a_pretence() as pretence:
-        yield pretence
 
 
 @pytest.fixture
@@ -39,17 +31,13 @@ def podman(here: Pretence, docker: Pretended) -> Pretended:
     return podman
 
 
-def named(project: Project) -> str:
-    return f"ds01-{project.name}"
-
-
 def listed(here: Pretence) -> dict[str, ProjectStatus]:
     return {one.name: one for one in asyncio.run(all_statuses(here.workbench))}
 
 
 def test_each_project_is_on_its_engine(here: Pretence, docker: Pretended, podman: Pretended) -> None:
     one, other = here.project("one", on=docker), here.project("other", ON_PODMAN, on=podman)
-    with a_kernel(named(one)) as first, a_kernel(named(other)) as second:
+    with a_kernel(one.kernel_name) as first, a_kernel(other.kernel_name) as second:
         assert first.run("import os; print(os.environ['DS01_PROJECT'])") == "one\n"
         assert second.run("import os; print(os.environ['DS01_PROJECT'])") == "other\n"
         assert (docker.names(), podman.names()) == (["one._.0"], ["other._.0"])
@@ -117,7 +105,7 @@ def test_an_engine_that_is_not_allowed_makes_nothing(here: Pretence, docker: Pre
     podman = Pretended(here.root, "podman")
     here.open(docker, {"podman": podman}, engines_allowed=["swarm"])
     project = here.project("p", ON_PODMAN, on=docker)
-    with a_kernel(named(project)) as kernel:
+    with a_kernel(project.kernel_name) as kernel:
         said = kernel.explanation()
     assert "Project p wants podman, and its containers would be docker's." in said
     assert "Workbench.engines_allowed" in said
@@ -183,16 +171,16 @@ def test_where_it_is_to_run_is_passed_on(here: Pretence) -> None:
 def test_its_container_on_the_other_engine_goes(here: Pretence, docker: Pretended, podman: Pretended) -> None:
     project = here.project("p", on=docker)
     here.build(project, podman)
-    with a_kernel(named(project)):
+    with a_kernel(project.kernel_name):
         assert docker.names() == ["p._.0"]
     here.set(project, ON_PODMAN)
-    with a_kernel(named(project)) as kernel:
+    with a_kernel(project.kernel_name) as kernel:
         assert kernel.run("print(1)") == "1\n"
         assert podman.names() == ["p._.0"]
         until(lambda: docker.names() == [])
     # And back again, where that engine does not answer at first.
     here.set(project, "")
-    with a_kernel(named(project)):
+    with a_kernel(project.kernel_name):
         assert docker.names() == ["p._.0"]
         until(lambda: podman.names() == [])
 
@@ -200,10 +188,10 @@ def test_its_container_on_the_other_engine_goes(here: Pretence, docker: Pretende
 def test_it_is_kept_for_the_kernels_in_it(here: Pretence, docker: Pretended, podman: Pretended) -> None:
     project = here.project("p", on=docker)
     here.build(project, podman)
-    with a_kernel(named(project)) as old:
+    with a_kernel(project.kernel_name) as old:
         old.run("x = 1")
         here.set(project, ON_PODMAN)
-        with a_kernel(named(project)) as new:
+        with a_kernel(project.kernel_name) as new:
             until(lambda: docker.names() != ["p._.0"])
             (kept,) = docker.names()
             assert kept.startswith("p._.0.old-")

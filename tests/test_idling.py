@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from conftest import ProjectFolder
-from live import Site, a_kernel, a_site, inspect, until
+from live import STARTING, Site, a_kernel, a_site, another, inspect, until
 from wheels import make_wheel
 
 from ds01_kernels.errors import ConflictError, Ds01Error
@@ -164,14 +162,7 @@ def test_where_the_drift_cannot_be_recorded_it_is_tried_again(project: ProjectFo
     assert tries == ["running", "running"]
 
 
-_OTHER = """
-import sys
-from jupyter_client.manager import KernelManager
-manager = KernelManager(kernel_name=sys.argv[1])
-manager.start_kernel()
-client = manager.client()
-client.start_channels()
-client.wait_for_ready(timeout=60)
+_OTHER = f"""{STARTING}
 print("ready", flush=True)
 sys.stdin.readline()
 client.stop_channels()
@@ -179,20 +170,6 @@ manager.shutdown_kernel()
 print("ended", flush=True)
 sys.stdin.readline()
 """
-
-
-@contextmanager
-def another(*command: str) -> Iterator[subprocess.Popen[str]]:
-    """A process of its own that has said ``ready``."""
-    with subprocess.Popen(
-        [sys.executable, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        try:
-            assert process.stdout.readline() == "ready\n"
-            yield process
-        finally:
-            process.kill()
 
 
 def tell(process: subprocess.Popen[str]) -> None:

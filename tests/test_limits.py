@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import ProjectFolder, with_engine
-from servers import House, Kernel, Server, a_house, container_id, host_pid, host_processes, is_alive, wait_for
+from servers import House, Kernel, Server, container_id, host_pid, host_processes, is_alive, wait_for
 
 from ds01_kernels.containers import LABEL_SOCKETS
 from ds01_kernels.engine.docker_connection import connect
@@ -26,12 +26,6 @@ CELLS = 16
 #: Bytes that each may grow by meanwhile.
 BOUNDS = {"server": 384 * MIB, "agent": 32 * MIB}
 LOG_BOUND = 32 * MIB
-
-
-@pytest.fixture(scope="module")
-def house(engine_available: None) -> Iterator[House]:
-    with a_house() as house:
-        yield house
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
 
 import pytest
 from live import a_kernel, until
-from pretended import Pretence, Pretended, a_pretence
+from pretended import Pretence, Pretended
 
 from ds01_kernels.agent_return import reached_or_over
 from ds01_kernels.agent_stream import AgentStream
@@ -25,20 +24,10 @@ HEARTBEAT = "The node n1 does not answer: heartbeat failure."
 
 
 @pytest.fixture
-def here() -> Iterator[Pretence]:
-    with a_pretence() as pretence:
-        yield pretence
-
-
-@pytest.fixture
 def swarm(here: Pretence) -> Pretended:
     swarm = Pretended(here.root, "swarm", nodes=("n1", "n2"))
     here.open(swarm)
     return swarm
-
-
-def named(project: Project) -> str:
-    return f"ds01-{project.name}"
 
 
 def status(here: Pretence) -> ProjectStatus:
@@ -62,7 +51,7 @@ def test_its_kernels_say_so_and_the_next_one_runs_elsewhere(here: Pretence, swar
     project = here.project("p", on=swarm)
     told: list[Event] = []
     here.workbench.listen(told.append)
-    with a_kernel(named(project)) as kernel:
+    with a_kernel(project.kernel_name) as kernel:
         assert kernel.run("x = 1; print(x)") == "1\n"
         first = container(here, swarm)
         assert (first.node, status(here).node) == ("n1", "n1")
@@ -100,7 +89,7 @@ def test_its_kernels_say_so_and_the_next_one_runs_elsewhere(here: Pretence, swar
 
 def test_the_first_cell_of_the_next_one_says_it(here: Pretence, swarm: Pretended) -> None:
     project = here.project("p", on=swarm)
-    with a_kernel(named(project)) as kernel:
+    with a_kernel(project.kernel_name) as kernel:
         swarm.lose_node("n1")
         until(lambda: kernel.code is not None, limit=15)
         kernel.restart()

@@ -131,7 +131,15 @@ _SOME = "execute_result or interrupt"
 def test_the_suite_passes_without_root(home: Home, rootless: str) -> None:
     tests = Path(home.user.pw_dir) / "tests"
     tests.mkdir()
-    for name in ("conftest", "live", "podman_here", "test_kernel_suite", "test_podman", "unshared"):
+    for name in (
+        "conftest",
+        "live",
+        "podman_here",
+        "private_daemon",
+        "test_kernel_suite",
+        "test_podman",
+        "unshared",
+    ):
         shutil.copy(Path(__file__).parent / f"{name}.py", tests)
     done = home.run(
         *("-m", "pytest", "-q", "-p", "no:cacheprovider", "test_podman.py::TestKernels", "-k", _SOME),

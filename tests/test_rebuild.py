@@ -31,7 +31,7 @@ from rebuilding import (
     preview,
     rebuild,
 )
-from servers import LIMIT, House, Server, a_house, check, wait_for
+from servers import LIMIT, House, Server, check, wait_for
 
 from ds01_kernels.errors import CheckFailedError, ConflictError
 from ds01_kernels.projects import Project
@@ -43,12 +43,6 @@ pytestmark = pytest.mark.engine
 EXAMPLES = Path(__file__).parent.parent / "examples" / "workspace"
 #: What a kernel prints of the container that it is in.
 HERE = "import os; print(os.stat('/proc/1/ns/pid').st_ino)"
-
-
-@pytest.fixture(scope="module")
-def house(engine_available: None) -> Iterator[House]:
-    with a_house() as house:
-        yield house
 
 
 @pytest.fixture(scope="module")

@@ -28,15 +28,9 @@ from rebuilding import (
     rebuild,
     running,
 )
-from servers import LIMIT, House, Server, a_house, wait_for
+from servers import LIMIT, House, Server, wait_for
 
 pytestmark = pytest.mark.engine
-
-
-@pytest.fixture(scope="module")
-def house(engine_available: None) -> Iterator[House]:
-    with a_house() as house:
-        yield house
 
 
 @pytest.fixture(scope="module")

@@ -19,13 +19,13 @@ import requests
 from conftest import ProjectFolder, with_engine
 from jsonschema.exceptions import ValidationError
 from openapi_spec_validator import validate as validate_openapi
+from rest import CHOOSY
 from servers import (
     LIMIT,
     OPENAPI,
     House,
     Kernel,
     Server,
-    a_house,
     check,
     container_id,
     free_port,
@@ -41,16 +41,9 @@ pytestmark = pytest.mark.engine
 
 SECRET = {"AWS_SECRET_ACCESS_KEY": "a-secret-of-the-server"}
 
-# The file `denied` holds what the authorizer refuses, so that one server serves all tests.
-SETTINGS = """\
-from pathlib import Path
+# With what the authorizer refuses in a file, so that one server serves all tests.
+SETTINGS = f"""{CHOOSY}
 from jupyter_client.kernelspec import KernelSpecManager
-from jupyter_server.auth import Authorizer
-
-class Choosy(Authorizer):
-    def is_authorized(self, handler, user, action, resource):
-        denied = Path({denied!r})
-        return not denied.exists() or f"{{resource}}/{{action}}" != denied.read_text()
 
 class Renaming(KernelSpecManager):
     def get_kernel_spec(self, kernel_name):
@@ -59,7 +52,6 @@ class Renaming(KernelSpecManager):
             spec.display_name = "Renamed by the admin's class"
         return spec
 
-c.ServerApp.authorizer_class = Choosy
 c.ServerApp.kernel_spec_manager_class = Renaming
 """
 
@@ -75,12 +67,6 @@ class Site:
     @property
     def denied(self) -> Path:
         return self.house.root / "denied"
-
-
-@pytest.fixture(scope="module")
-def house(engine_available: None) -> Iterator[House]:
-    with a_house() as house:
-        yield house
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from live import LiveKernel, a_kernel, until
-from pretended import Pretence, Pretended, WatchedManager, a_pretence
+from pretended import Pretence, Pretended, WatchedManager
 
 from ds01_kernels import container_jobs, waiting
 from ds01_kernels.errors import NoRoomError
@@ -18,12 +18,6 @@ from ds01_kernels.projects import Project
 
 ONE_GPU = "gpus = 1"
 NO_ROOM = "no suitable node (insufficient resources on 1 node)"
-
-
-@pytest.fixture
-def here() -> Iterator[Pretence]:
-    with a_pretence() as pretence:
-        yield pretence
 
 
 @pytest.fixture
@@ -44,13 +38,9 @@ def projects(here: Pretence, swarm: Pretended) -> list[Project]:
     return made
 
 
-def named(project: Project) -> str:
-    return f"ds01-{project.name}"
-
-
 @contextmanager
 def watched(project: Project) -> Iterator[LiveKernel]:
-    with a_kernel(named(project), manager=WatchedManager(kernel_name=named(project))) as kernel:
+    with a_kernel(project.kernel_name, manager=WatchedManager(kernel_name=project.kernel_name)) as kernel:
         yield kernel
 
 
@@ -116,7 +106,7 @@ def test_who_has_no_cell_waits_and_then_has_the_reason(
     here: Pretence, swarm: Pretended, projects: list[Project]
 ) -> None:
     here.workbench.room_timeout = 0.3
-    with a_kernel(named(projects[2])) as kernel:
+    with a_kernel(projects[2].kernel_name) as kernel:
         for _ in range(2):
             assert NO_ROOM in kernel.explanation()
     here.workbench.room_timeout = 60
@@ -131,7 +121,7 @@ def test_who_has_no_cell_waits_and_then_has_the_reason(
         await start(container)
 
     swarm.start = freeing  # type: ignore[method-assign]
-    with a_kernel(named(projects[2])) as kernel:
+    with a_kernel(projects[2].kernel_name) as kernel:
         assert kernel.run("print(1)") == "1\n"
     assert tries == 3
 

@@ -15,7 +15,7 @@ import socket
 from contextlib import suppress
 from typing import Dict, List, Optional, Set
 
-from . import loaded, logs, memory, processes
+from . import files, loaded, logs, memory, processes
 from .begin import Preloading
 from .client import PORTS, SOCKETS, Client, Session
 from .kernels import Kernel
@@ -69,7 +69,7 @@ class Agent:
             loop.add_signal_handler(signum, lambda: None)
         loop.add_signal_handler(signal.SIGTERM, self._over.set)
         self.packages.start()
-        _remove(self.path)
+        files.remove(self.path)
         self._sweep()
         server = await asyncio.start_unix_server(self._accept, self.path)
         ours = _inode(self.path)
@@ -82,7 +82,7 @@ class Agent:
         await self._over.wait()
         # First, so that no relay finds it and is then turned away; and never that of a successor.
         if _inode(self.path) == ours:
-            _remove(self.path)
+            files.remove(self.path)
         server.close()
         for kernel in list(self.kernels.values()):
             kernel.end()
@@ -90,9 +90,9 @@ class Agent:
 
     def all_kernels(self) -> List[str]:
         """The ids of the kernels that run here, also of agents of other versions, which run beside."""
-        files = processes.open_files()
+        in_use = processes.open_files()
         folder = os.path.realpath(self.folder)
-        beside = [id_ for id_ in _with_files(self.folder) if os.path.join(folder, id_ + ".log") in files]
+        beside = [id_ for id_ in _with_files(self.folder) if os.path.join(folder, id_ + ".log") in in_use]
         return sorted({*self.kernels, *beside})
 
     def _sweep(self) -> None:
@@ -102,9 +102,8 @@ class Agent:
         sweep(self.folder, self.sockets)
         for kernel_id in _with_files(self.folder):
             sockets = ["%s/%s-%d" % (self.sockets, kernel_id, port) for port in PORTS]
-            files = [os.path.join(self.folder, kernel_id + end) for end in (".log", ".json", ".notice")]
-            for name in files + sockets:
-                _remove(name)
+            own = [os.path.join(self.folder, kernel_id + end) for end in (".log", ".json", ".notice")]
+            files.remove(*own, *sockets)
 
     def claim(self, pid: int) -> Optional[int]:
         """The exit code of a kernel that ended before its start was reported; None while it runs."""
@@ -210,8 +209,3 @@ def _inode(path: str) -> Optional[int]:
         return os.stat(path).st_ino
     except OSError:
         return None
-
-
-def _remove(path: str) -> None:
-    with suppress(OSError):
-        os.remove(path)

@@ -101,8 +101,7 @@ class Asked:
         try:
             files.truncate(self.report)
         except OSError:
-            with suppress(OSError):
-                os.remove(self.report)
+            files.remove(self.report)
 
     def tell(self, packages: Sequence[Package]) -> None:
         """Add to each package what was asked for.

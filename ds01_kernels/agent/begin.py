@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Dict, List, NamedTuple, Optional
 
-from . import loaded, processes
+from . import files, loaded, processes
 from .kernel import Preparation, Setup
 from .paths import prepare_user_site
 
@@ -71,9 +71,7 @@ def remember(folder: str, preparation: Preparation) -> None:
     path = os.path.join(folder, NAME)
     fresh = "%s-%d" % (path, os.getpid())
     with suppress(OSError):
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as output:
-            output.write(preparation.encode())
+        files.write_private(fresh, preparation.encode())
         os.rename(fresh, path)
 
 

@@ -9,7 +9,7 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Coroutine, Dict, List, Optional, Set, Union
 
-from . import logs, protocol, requests
+from . import files, logs, protocol, requests
 from .kernels import Kernel
 from .requests import text
 from .streams import MOST, Stream, Streams
@@ -251,9 +251,9 @@ class Session:
                     known.tell_started()
                 return
             request = requests.request(self.agent, client, message)
-            requests.write_private(request.connection_file, json.dumps(message["connection"]))
+            files.write_private(request.connection_file, json.dumps(message["connection"]))
             if request.notice:
-                requests.write_private(request.notice, message["notice"][:NOTICE_LIMIT])
+                files.write_private(request.notice, message["notice"][:NOTICE_LIMIT])
         except Exception as error:
             client.send(kind="error", call=call, message=_reason(error))
             return

@@ -1,10 +1,11 @@
-"""Reading files that anybody in the container may have put there: it never waits, nor reads on and on."""
+"""Files where anybody in the container may put things: no wait, no reading on and on, no writing to links."""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
+from contextlib import suppress
 
 
 def read(path: str, limit: int, *, end: bool = False) -> bytes:
@@ -52,3 +53,17 @@ def append(path: str, line: str) -> None:
         os.write(descriptor, line.encode("utf-8", "replace") + b"\n")
     finally:
         os.close(descriptor)
+
+
+def write_private(path: str, text: str) -> None:
+    """Write a file that its owner alone may read. Raises `OSError`, also for a link."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as output:
+        output.write(text)
+
+
+def remove(*paths: str) -> None:
+    """Those that are there and may be removed."""
+    for path in paths:
+        with suppress(OSError):
+            os.remove(path)

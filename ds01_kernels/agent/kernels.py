@@ -6,7 +6,7 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any, Dict, Optional
 
-from . import logs, processes
+from . import files, logs, processes
 
 if TYPE_CHECKING:
     from .client import Client
@@ -95,10 +95,5 @@ class Kernel:
         self.client.kernels.pop(self.id, None)
         agent.kernels.pop(self.id, None)
         agent.forget_unclaimed()
-        files = [self.request.log, self.request.connection_file, self.request.notice]
-        files += ["%s-%d" % (self.request.sockets, port) for port in range(1, 6)]
-        for name in files:
-            try:
-                os.remove(name)
-            except OSError:
-                continue
+        sockets = ["%s-%d" % (self.request.sockets, port) for port in range(1, 6)]
+        files.remove(self.request.log, self.request.connection_file, self.request.notice, *sockets)

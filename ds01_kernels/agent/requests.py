@@ -88,9 +88,3 @@ def read_mark(path: str) -> str:
         return ""
     finally:
         os.close(mark)
-
-
-def write_private(path: str, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as output:
-        output.write(text)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Awaitable, Callable, Dict, List, Optional, Set, Tuple
 
-from . import logs, processes
+from . import files, logs, processes
 from .kernel import LENGTH, Request
 from .room import Room
 from .spare import TAKEN, WAITS, Spare
@@ -34,15 +33,15 @@ SIZE = 32 << 20
 class Waiting:
     """A spare that waits, and the line to it."""
 
-    def __init__(self, own: Spare, pid: int, line: Line, files: Dict[str, Stamp]) -> None:
+    def __init__(self, own: Spare, pid: int, line: Line, stamps: Dict[str, Stamp]) -> None:
         self.own = own
         self.pid = pid
         self.line = line
-        self._files = files
+        self._stamps = stamps
 
     def is_stale(self) -> bool:
         """Whether a module that it has loaded has changed."""
-        return any(stamp is None or read_stamp(name) != stamp for name, stamp in self._files.items())
+        return any(stamp is None or read_stamp(name) != stamp for name, stamp in self._stamps.items())
 
 
 class Spares:
@@ -113,7 +112,7 @@ class Spares:
             # From here on its exit is that of a kernel, and none of our business.
             del self._began[spare.pid]
             if not spare.is_stale() and await self._hand_over(spare, request):
-                _remove([spare.own.connection_file])
+                files.remove(spare.own.connection_file)
                 self.fill()
                 return spare
             self._began[spare.pid] = spare.own
@@ -181,7 +180,7 @@ class Spares:
         own = self._began.pop(pid, None)
         if own is not None:
             sockets = ["%s-%d" % (own.sockets, port) for port in range(1, 6)]
-            _remove([own.connection_file, own.log, *sockets])
+            files.remove(own.connection_file, own.log, *sockets)
 
 
 def sweep(folder: str, sockets: str) -> None:
@@ -191,15 +190,15 @@ def sweep(folder: str, sockets: str) -> None:
             stem = name[: -len(".spare")]
             log = os.path.join(folder, stem + ".log")
             ports = [os.path.join(sockets, "%s-%d" % (stem, port)) for port in range(1, 6)]
-            _remove([os.path.join(folder, name), log, *ports])
+            files.remove(os.path.join(folder, name), log, *ports)
 
 
 async def _waits(line: Line) -> Dict[str, Any]:
     if await line.reader.readexactly(1) != WAITS:
         raise ValueError("a spare that does not wait")
     (length,) = LENGTH.unpack(await line.reader.readexactly(LENGTH.size))
-    files: Dict[str, Any] = json.loads((await line.reader.readexactly(length)).decode("ascii"))
-    return files
+    stamps: Dict[str, Any] = json.loads((await line.reader.readexactly(length)).decode("ascii"))
+    return stamps
 
 
 def _write_connection(own: Spare) -> None:
@@ -209,12 +208,4 @@ def _write_connection(own: Spare) -> None:
     connection.update(
         transport="ipc", ip=own.sockets, key=os.urandom(32).hex(), signature_scheme="hmac-sha256"
     )
-    descriptor = os.open(own.connection_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as output:
-        json.dump(connection, output)
-
-
-def _remove(names: List[str]) -> None:
-    for name in names:
-        with suppress(OSError):
-            os.remove(name)
+    files.write_private(own.connection_file, json.dumps(connection))

@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from ds01_kernels.agent import files
 from ds01_kernels.exits import Cause, Exit
 from ds01_kernels.text import shown
 
@@ -72,16 +72,6 @@ def _events(log: str) -> Iterator[dict[str, Any]]:
 
 def _tail(log: str) -> str:
     try:
-        # Whoever may write there could put a pipe in its place, which would block us.
-        descriptor = os.open(log, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
+        return files.read(log, TAIL, end=True).decode("utf-8", "replace")
+    except (OSError, ValueError):
         return ""
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            return ""
-        return os.pread(descriptor, TAIL, max(0, status.st_size - TAIL)).decode("utf-8", "replace")
-    except OSError:
-        return ""
-    finally:
-        os.close(descriptor)
