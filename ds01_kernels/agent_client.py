@@ -21,7 +21,7 @@ from .agent_return import reached_or_over
 from .agent_stream import AgentStream, Load, Welcome, exit_of, field, load_of, reach
 from .channel_streams import ChannelStreams
 from .engine import Engine
-from .errors import AgentError, EngineError, KernelFailedError, ProtocolError
+from .errors import AgentError, EngineError, KernelFailedError, NotFoundError, ProtocolError
 from .exits import Cause, Exit, gone
 
 log = logging.getLogger("ds01_kernels")
@@ -351,7 +351,7 @@ class Agent:
                         end = found
                         await asyncio.sleep(self.limits.pause)
                         continue
-            except (EngineError, AgentError, TimeoutError) as error:
+            except (EngineError, NotFoundError, AgentError, TimeoutError) as error:
                 end = replace(end, detail=str(error))
                 await asyncio.sleep(self.limits.pause)
                 continue

@@ -249,7 +249,9 @@ class ContainerProvisioner(KernelProvisionerBase):
                 self._name,
                 started.container.name,
                 exit_.why,
-                f" ({exit_.detail})" if exit_.detail and exit_.cause is not Cause.NODE else "",
+                f" ({exit_.detail})"
+                if exit_.detail and exit_.cause not in (Cause.NODE, Cause.DRAINED)
+                else "",
             )
 
         self._workbench.submit(report())

@@ -31,6 +31,8 @@ class Cause(StrEnum):
     LOST = "connection-lost"
     #: The machine that the container ran on is gone; `detail` is the engine's sentence.
     NODE = "node-lost"
+    #: Its administrator wants nothing to run on that machine; `detail` is the engine's sentence.
+    DRAINED = "node-drained"
     #: What enforces the rules of this machine has stopped the container; `detail` says after how long.
     IDLE = "container-idle"
     AGE = "container-age"
@@ -60,7 +62,7 @@ class Exit:
 
     @property
     def _closer(self) -> str:
-        if self.cause is Cause.NODE and self.detail:
+        if self.cause in (Cause.NODE, Cause.DRAINED) and self.detail:
             return f" ({self.detail[0].lower()}{self.detail[1:].rstrip('.')})"
         return f" (after {self.detail})" if self.cause in (Cause.IDLE, Cause.AGE) and self.detail else ""
 
@@ -76,8 +78,9 @@ def gone(info: ContainerInfo | None, started: datetime | None, container: str = 
 
     `container` is its id of then, or its name, where one is known.
     """
-    if info is not None and info.state == "dead" and info.problem:
-        return Exit(-signal.SIGKILL, Cause.NODE, clean(info.problem, colours=False).strip())
+    if info is not None and info.state in ("dead", "exited") and info.problem:
+        cause = Cause.NODE if info.state == "dead" else Cause.DRAINED
+        return Exit(-signal.SIGKILL, cause, clean(info.problem, colours=False).strip())
     # What is found by a former id is another one in its place.
     if info is None or container not in ("", info.id, info.name):
         return Exit(-signal.SIGKILL, Cause.REMOVED)
@@ -112,6 +115,7 @@ _WHY = {
     Cause.REMOVED: "the container was removed",
     Cause.LOST: "the connection to the container was lost",
     Cause.NODE: "its container's node was lost",
+    Cause.DRAINED: "its container's node was drained",
     Cause.IDLE: "DS01 stopped the container, in which it saw no work",
     Cause.AGE: "DS01 stopped the container, which had reached the longest time that one may run",
 }
@@ -139,6 +143,7 @@ _REMEDIES = {
     Cause.REMOVED: "What was installed in it at run time and is not in the Dockerfile is gone too. " + _ASK,
     Cause.LOST: "Was the engine restarted? Run the cells again.",
     Cause.NODE: "This kernel runs in a new container, on a node that answers. " + _ON_RECORD,
+    Cause.DRAINED: "This kernel runs in a new container, on another node. " + _ON_RECORD,
     Cause.IDLE: _RESTORE,
     Cause.AGE: _RESTORE,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -32,7 +33,8 @@ def spec(**more: Any) -> ContainerSpec:
 
 def task(state: str, error: str = "", code: int = 0, **status: Any) -> dict[str, Any]:
     at = {"Timestamp": "2026-11-23T02:00:14.797240177Z", "State": state, "Err": error}
-    return {"NodeID": "n", "Status": {**at, "ContainerStatus": {"ExitCode": code, **status}}}
+    made = {"NodeID": "n", "CreatedAt": "2026-11-23T02:00:12.79724Z"}
+    return {**made, "Status": {**at, "ContainerStatus": {"ExitCode": code, **status}}}
 
 
 def node(state: str = "ready", availability: str = "active", **resources: Any) -> dict[str, Any]:
@@ -45,6 +47,7 @@ def node(state: str = "ready", availability: str = "active", **resources: Any) -
 
 
 LOST = "The node n2 does not answer: heartbeat failure."
+DRAINED = "The node n2 takes nothing new: its availability is drain."
 
 
 @pytest.mark.parametrize(
@@ -55,6 +58,12 @@ LOST = "The node n2 does not answer: heartbeat failure."
         (task("preparing"), node(), ("created", None, "")),
         (task("running"), node(), ("running", None, "")),
         (task("running"), node("down"), ("dead", None, LOST)),
+        # What nodes are when their manager has just been started, until they have reported to it.
+        (task("running"), node("unknown"), ("running", None, "")),
+        (task("running"), node("disconnected"), ("running", None, "")),
+        (task("shutdown", code=143), node(), ("exited", 143, "")),
+        (task("shutdown", code=143), node(availability="drain"), ("exited", 143, DRAINED)),
+        (task("complete"), node(availability="drain"), ("exited", 0, "")),
         # What Swarm makes of it when its node is down.
         (task("rejected", "assigned node no longer meets constraints"), node("down"), ("dead", None, LOST)),
         (task("orphaned"), None, ("dead", None, "Its node has left the swarm.")),
@@ -129,7 +138,25 @@ def test_gpus_of_a_node_by_number_or_by_name() -> None:
     tasks += [{**task("running"), "NodeID": "m", "GenericResources": [counted(1)]}]
     for resources in ([named("a"), named("b"), other], [counted(2), other]):
         found = node_info(node(GenericResources=resources, MemoryBytes=5), tasks, "GPU")
-        assert found == NodeInfo("n2", 4, 5, 2, 1)
+        assert replace(found, properties={}) == NodeInfo("n2", 4, 5, 2, 1)
+
+
+def test_what_constraints_may_ask_of_a_node() -> None:
+    answer = node()
+    answer["Spec"] |= {"Role": "worker", "Labels": {"disk": "fast"}}
+    answer["Status"] |= {"Addr": "10.0.0.2"}
+    platform = {"OS": "linux", "Architecture": "x86_64"}
+    answer["Description"] |= {"Platform": platform, "Engine": {"Labels": {"room": "2"}}}
+    assert node_info(answer, [], "GPU").properties == {
+        "node.id": "n",
+        "node.hostname": "n2",
+        "node.role": "worker",
+        "node.ip": "10.0.0.2",
+        "node.platform.os": "linux",
+        "node.platform.arch": "x86_64",
+        "node.labels.disk": "fast",
+        "engine.labels.room": "2",
+    }
     assert node_info(node(), [], "GPU").gpus == 0
     assert node_info(node("down"), [], "GPU").problem == LOST
     assert "its availability is drain" in node_info(node(availability="drain"), [], "GPU").problem
