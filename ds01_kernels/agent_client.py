@@ -385,7 +385,7 @@ class Agent:
             log.exception("A change of the packages in %s was not taken in.", self.container)
 
     def _give_up(self, end: Exit) -> None:
-        self._calls.give_up(f"{end.why}: {end.detail}" if end.detail else end.why)
+        self._calls.give_up(end.in_full)
         for process in list(self._processes):
             self._ended(process, end)
         self._channels.close()

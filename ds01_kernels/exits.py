@@ -67,6 +67,12 @@ class Exit:
         return f" (after {self.detail})" if self.cause in (Cause.IDLE, Cause.AGE) and self.detail else ""
 
     @property
+    def in_full(self) -> str:
+        """The same with the detail, where that says more."""
+        is_said = self.cause is not Cause.PROCESS and not self.limit and bool(self._closer)
+        return self.why if is_said or not self.detail else f"{self.why}: {self.detail}"
+
+    @property
     def remedy(self) -> str:
         if self.cause is not Cause.PROCESS:
             return _REMEDIES[self.cause]
