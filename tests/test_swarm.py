@@ -32,6 +32,7 @@ from wheels import make_wheel
 
 from ds01_kernels.engine import BuildRequest, ContainerFile, ContainerInfo, ContainerSpec, GpuRequest, Mount
 from ds01_kernels.engine.docker_connection import connect, connect_to
+from ds01_kernels.engine.placing import fulfils
 from ds01_kernels.engine.swarm import SwarmEngine
 from ds01_kernels.engine.swarm_nodes import LABEL_ADDRESS, NodeEngine
 from ds01_kernels.engine.swarm_options import SwarmOptions
@@ -497,6 +498,8 @@ def test_a_node_that_is_drained(lab: Lab, swarm: Swarm) -> None:
         with pytest.raises(NoRoomError, match=r"takes ds01-.* now: no suitable node"):
             await engine.start(made.id)
         assert [one.name for one in await engine.nodes() if one.problem == problem] == ["n2"]
+        for constraint in ("node.role==manager", "node.hostname==n1", "node.ip==10.213.7.1"):
+            assert [one.name for one in await engine.nodes() if fulfils(one, constraint)] == ["n1"]
 
     try:
         lab.run(flow)

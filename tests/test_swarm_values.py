@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,8 +16,9 @@ from ds01_kernels.engine.swarm_nodes import NodeEngines
 from ds01_kernels.engine.swarm_options import SwarmOptions, is_address, is_kind, is_registry
 from ds01_kernels.engine.swarm_services import own_node
 from ds01_kernels.engine.swarm_spec import service_spec, successor
+from ds01_kernels.engine.swarm_starting import until_running
 from ds01_kernels.engine.swarm_values import Found, container_info, node_info
-from ds01_kernels.errors import EngineError
+from ds01_kernels.errors import ContainerExitedError, EngineError
 
 IMAGE = "sha256:" + "1" * 64
 
@@ -84,6 +86,29 @@ def test_states(made: Any, on: Any, expected: tuple[str, int | None, str]) -> No
     state, code, problem = expected
     assert (info.state, info.exit_code, info.problem) == (state, code, problem)
     assert (info.started is not None) == (state == "running")
+
+
+@pytest.mark.parametrize(
+    ("made", "on"),
+    [
+        (task("preparing"), node("down")),
+        (task("rejected", "assigned node no longer meets constraints"), node("down")),
+        (task("running"), node("down")),
+        (task("assigned"), None),
+    ],
+)
+def test_a_node_that_is_lost_during_a_start_is_told_apart(made: Any, on: Any) -> None:
+    """Whoever starts a kernel starts it once more then, elsewhere."""
+    answer = service(spec())
+    answer["Spec"]["Mode"] = {"Replicated": {"Replicas": 1}}
+    found = Found(answer, made, on)
+
+    async def look() -> Found:
+        return found
+
+    said = "n2 does not answer" if on else "its node has left the swarm"
+    with pytest.raises(ContainerExitedError, match=rf"could not start p\._\.7: .*{said}"):
+        asyncio.run(until_running(look, container_info(found), 60))
 
 
 def test_the_id_of_its_container_is_one() -> None:

@@ -10,7 +10,13 @@ from typing import TypeVar
 from ds01_kernels.engine import ContainerInfo
 from ds01_kernels.engine.docker_connection import refused
 from ds01_kernels.engine.swarm_values import ENDED, Found, error_of, name_of, node_problem
-from ds01_kernels.errors import Ds01Error, EngineError, EngineTimeoutError, NoRoomError
+from ds01_kernels.errors import (
+    ContainerExitedError,
+    Ds01Error,
+    EngineError,
+    EngineTimeoutError,
+    NoRoomError,
+)
 
 T = TypeVar("T")
 
@@ -23,14 +29,20 @@ _PAUSES = (0.05, 0.1, 0.1, 0.2)
 async def until_running(look: Callable[[], Awaitable[Found]], info: ContainerInfo, limit: float) -> Found:
     """Wait until the one task of the service runs, or has run.
 
-    Raises `NoRoomError` when no node has room for it, `EngineError` when it cannot be started, and
-    `EngineTimeoutError`.
+    Raises `NoRoomError` when no node has room for it, `ContainerExitedError` when its node is lost before
+    that, `EngineError` when it cannot be started, and `EngineTimeoutError`.
     """
     began = time.monotonic()
     deadline, looks = began + limit, 0
     while True:
         found = await look()
         state = found.task_state
+        if found.is_lost:
+            raise ContainerExitedError(
+                f"Docker Swarm could not start {info.name}: "
+                f"{node_problem(found.node) if found.node else 'its node has left the swarm.'}",
+                remedy="Try again: it goes to another node.",
+            )
         if state == "running":
             return found
         if state in ENDED:
@@ -39,12 +51,6 @@ async def until_running(look: Callable[[], Awaitable[Found]], info: ContainerInf
             return found
         if state == "pending" and (said := error_of(found.task)):
             raise _unplaced(info, found, said)
-        if found.is_lost:
-            raise EngineError(
-                f"Docker Swarm could not start {info.name}: "
-                f"{node_problem(found.node) if found.node else 'its node has left the swarm.'}",
-                remedy="Try again: it goes to another node.",
-            )
         # Its node gets the image first.
         if time.monotonic() > (began + PULL_LIMIT if state == "preparing" else deadline):
             raise EngineTimeoutError(
