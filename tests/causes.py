@@ -27,8 +27,8 @@ ON_SWARM = {
         f"This kernel runs in a new container, on a node that answers. {_ON_RECORD}",
     ),
     "the node was drained": (
-        "The previous kernel was ended because its container's node was drained (the node n2 takes nothing "
-        f"new: its availability is drain). {ENDED}",
+        "The previous kernel was ended because its container may not run on its node any more (the node n2 "
+        f"takes nothing new: its availability is drain). {ENDED}",
         f"This kernel runs in a new container, on another node. {_ON_RECORD}",
     ),
 }

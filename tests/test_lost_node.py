@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -266,5 +267,8 @@ def test_what_ran_on_a_node_that_was_drained() -> None:
     problem = "The node n2 takes nothing new: its availability is drain."
     info = ContainerInfo("c", "c", "exited", "i", {}, datetime.now(UTC), exit_code=143, problem=problem)
     over = gone(info, info.created, "c")
-    assert over == Exit(-9, Cause.DRAINED, problem)
+    assert over == Exit(-9, Cause.EVICTED, problem)
     assert (str(told(over)), told(over).remedy) == ON_SWARM["the node was drained"]
+    # Its label has changed, say.
+    over = gone(replace(info, problem="Assigned node no longer meets constraints."), info.created, "c")
+    assert "any more (assigned node no longer meets constraints)" in str(told(over))

@@ -209,6 +209,11 @@ def test_a_container_is_as_it_was_asked_for(lab: Lab, swarm: Swarm, folder: Path
         (on_node,) = client.containers(filters={"label": f"{LABEL}={lab.mark}"})
         host = client.inspect_container(on_node["Id"])["HostConfig"]
         assert (host["Memory"], host["NanoCpus"], host["PidsLimit"]) == (1 << 27, 5 * 10**8, 77)
+        # What its node says is said of it by its name.
+        client.pause(on_node["Id"])
+        with pytest.raises(EngineError, match=f"node n3 could not run true in {made.name}: the .* is paused"):
+            await engine.exec(made.id, ["true"])
+        client.unpause(on_node["Id"])
         client.close()
         # What is kept for it is there again in what takes its place, which is another container.
         await engine.stop(made.id, 0)
@@ -494,7 +499,7 @@ def test_a_node_that_is_drained(lab: Lab, swarm: Swarm) -> None:
         async with asyncio.timeout(LIMIT):
             while not (over := gone(await engine.container(made.id), before.started, made.id)):
                 await asyncio.sleep(0.05)
-        assert over == Exit(-9, Cause.DRAINED, problem)
+        assert over == Exit(-9, Cause.EVICTED, problem)
         with pytest.raises(NoRoomError, match=r"takes ds01-.* now: no suitable node"):
             await engine.start(made.id)
         assert [one.name for one in await engine.nodes() if one.problem == problem] == ["n2"]

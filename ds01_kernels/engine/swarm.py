@@ -35,13 +35,7 @@ from ds01_kernels.engine.docker_files import packed
 from ds01_kernels.engine.swarm_images import RegistryEngine
 from ds01_kernels.engine.swarm_nodes import NodeEngine, NodeEngines
 from ds01_kernels.engine.swarm_options import SwarmOptions
-from ds01_kernels.engine.swarm_services import (
-    Services,
-    forbids_privileges,
-    no_swarm,
-    own_node,
-    version_of,
-)
+from ds01_kernels.engine.swarm_services import Services, forbids_privileges, no_swarm, own_node, version_of
 from ds01_kernels.engine.swarm_spec import check_name, service_spec, successor, taken
 from ds01_kernels.engine.swarm_starting import until_running, whole
 from ds01_kernels.engine.swarm_stream import Watch
@@ -374,7 +368,12 @@ class SwarmEngine(RegistryEngine):
         Raises `ContainerExitedError` as soon as that node is known to be lost.
         """
         own = await self._ask("say which node it is", lambda client: self._services.own_node(client))
-        return await self._watch.during(ask(self._engines.of(found.node, own)), found.node_id)
+        try:
+            return await self._watch.during(ask(self._engines.of(found.node, own)), found.node_id)
+        except Ds01Error as error:
+            name = found.labels.get(LABEL_NAME, found.id)
+            error.args = (str(error).replace(found.container_id or name, name),)
+            raise
 
     async def _in_task(self, found: Found, ask: Callable[[NodeEngine], Coroutine[Any, Any, T]]) -> T:
         """The same of its task, which runs. Raises `ContainerExitedError` also when that is gone there."""

@@ -20,12 +20,12 @@ LOOK = 1.0
 
 
 class SwarmStream:
-    """A stream of a command on the node of that id."""
+    """A stream of a command on the node of that id, which `watch` looks at."""
 
-    def __init__(self, stream: Stream, node_id: str, closed: Callable[[SwarmStream], None]) -> None:
+    def __init__(self, stream: Stream, node_id: str, watch: Watch) -> None:
         self.node_id = node_id
         self._stream = stream
-        self._closed = closed
+        self._watch = watch
         self._lost = ""
 
     async def lose(self, why: str) -> None:
@@ -59,18 +59,18 @@ class SwarmStream:
         await self._stream.end_input()
 
     async def resize(self, columns: int, rows: int) -> None:
-        await self._stream.resize(columns, rows)
+        await self._watch.during(self._stream.resize(columns, rows), self.node_id)
 
     async def exit_code(self) -> int | None:
         self._check()
-        return await self._stream.exit_code()
+        return await self._watch.during(self._stream.exit_code(), self.node_id)
 
     @property
     def errors(self) -> str:
         return self._stream.errors
 
     async def close(self) -> None:
-        self._closed(self)
+        self._watch.forget(self)
         await self._stream.close()
 
 
@@ -97,9 +97,12 @@ class Watch:
         self._looking: asyncio.Task[None] | None = None
 
     def over(self, stream: Stream, node_id: str) -> SwarmStream:
-        watched = SwarmStream(stream, node_id, self._watched.discard)
+        watched = SwarmStream(stream, node_id, self)
         self._add(watched)
         return watched
+
+    def forget(self, stream: SwarmStream) -> None:
+        self._watched.discard(stream)
 
     async def during(self, call: Coroutine[Any, Any, T], node_id: str) -> T:
         """What `call` gives, which asks that node. Raises `ContainerExitedError` if it is lost meanwhile."""
