@@ -474,6 +474,7 @@ def test_what_is_gone_from_its_node(lab: Lab, swarm: Swarm) -> None:
         await engine.start(made.id)
         other = SwarmEngine(wrong.options)
         asking = asyncio.create_task(other.exec(made.id, ["true"]))
+        # It waits for the swarm to know as well; where it has not asked yet, it is told the same.
         await asyncio.sleep(0.5)
         await engine.stop(made.id, 0)
         with pytest.raises(ContainerExitedError, match=f"{made.name} (is not on its node|does not run)"):

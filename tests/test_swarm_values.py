@@ -18,7 +18,7 @@ from ds01_kernels.engine.swarm_services import own_node
 from ds01_kernels.engine.swarm_spec import service_spec, successor
 from ds01_kernels.engine.swarm_starting import until_running
 from ds01_kernels.engine.swarm_values import Found, container_info, node_info
-from ds01_kernels.errors import ContainerExitedError, EngineError
+from ds01_kernels.errors import ContainerExitedError, EngineError, NoRoomError
 
 IMAGE = "sha256:" + "1" * 64
 
@@ -109,6 +109,23 @@ def test_a_node_that_is_lost_during_a_start_is_told_apart(made: Any, on: Any) ->
     said = "n2 does not answer" if on else "its node has left the swarm"
     with pytest.raises(ContainerExitedError, match=rf"could not start p\._\.7: .*{said}"):
         asyncio.run(until_running(look, container_info(found), 60))
+
+
+def test_who_waits_for_a_node_that_takes_nothing_is_told_where_it_is_said() -> None:
+    answer = service(spec(node="n2"))
+    answer["Spec"]["Mode"] = {"Replicated": {"Replicas": 1}}
+
+    def pending(said: str) -> str:
+        async def look() -> Found:
+            return Found(answer, {**task("pending", f"no suitable node ({said})"), "NodeID": ""})
+
+        with pytest.raises(NoRoomError, match=r"It wants node\.hostname==n2\.") as refusal:
+            asyncio.run(until_running(look, container_info(Found(answer)), 60))
+        return str(refusal.value)
+
+    lost = pending("scheduling constraints not satisfied on 2 nodes; 1 node not available for new tasks")
+    assert lost.endswith("`jupyter ds01 nodes` says why a node is not available.")
+    assert "jupyter" not in pending("insufficient resources on 3 nodes")
 
 
 def test_the_id_of_its_container_is_one() -> None:

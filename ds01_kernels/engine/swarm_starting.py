@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 #: Seconds for a node to get an image from the registry.
 PULL_LIMIT = 1800.0
+#: What the scheduler says of nodes that are lost, paused or drained.
+_NOT_AVAILABLE = "not available for new tasks"
 #: Seconds between looks: the first ones, and the last one again and again.
 _PAUSES = (0.05, 0.1, 0.1, 0.2)
 
@@ -83,7 +85,10 @@ def _unplaced(info: ContainerInfo, found: Found, said: str) -> Ds01Error:
     wants += [where] if where else []
     wanted = f" It wants {' and '.join(wants)}." if wants else ""
     message = f"No node of the swarm takes {info.name} now: {said.rstrip('.')}.{wanted}"
-    if "insufficient resources" in said or "not available for new tasks" in said:
+    if _NOT_AVAILABLE in said:
+        # Whoever waits for a node that is lost, or drained, is to know it.
+        message = f"{message} `jupyter ds01 nodes` says why a node is not available."
+    if "insufficient resources" in said or _NOT_AVAILABLE in said:
         return NoRoomError(message, remedy="Try again when others have ended theirs, or ask for less.")
     return EngineError(
         message,
