@@ -98,13 +98,17 @@ class Calls:
             self.lost = why
         for call in self._unanswered.values():
             if not call.answered.done():
-                call.answered.set_exception(AgentLostError(self.lost))
+                call.answered.set_exception(_is_lost(self.lost))
 
     def _send(self, frame: _Frame) -> None:
         if self.lost is not None:
-            raise AgentLostError(self.lost)
+            raise _is_lost(self.lost)
         self._outgoing.append(frame)
         self._wanted.set()
+
+
+def _is_lost(why: str) -> AgentLostError:
+    return AgentLostError(f"The agent in the container does not answer any more: {why.rstrip('.')}.")
 
 
 def _frame(message: protocol.Message, call: int | None = None) -> _Frame:

@@ -21,7 +21,7 @@ from .agent_return import reached_or_over
 from .agent_stream import AgentStream, Load, Welcome, exit_of, field, load_of, reach
 from .channel_streams import ChannelStreams
 from .engine import Engine
-from .errors import AgentError, EngineError, KernelFailedError, ProtocolError
+from .errors import AgentError, EngineError, KernelFailedError, NotFoundError, ProtocolError
 from .exits import Cause, Exit, gone
 
 log = logging.getLogger("ds01_kernels")
@@ -351,7 +351,7 @@ class Agent:
                         end = found
                         await asyncio.sleep(self.limits.pause)
                         continue
-            except (EngineError, AgentError, TimeoutError) as error:
+            except (EngineError, NotFoundError, AgentError, TimeoutError) as error:
                 end = replace(end, detail=str(error))
                 await asyncio.sleep(self.limits.pause)
                 continue
@@ -385,7 +385,7 @@ class Agent:
             log.exception("A change of the packages in %s was not taken in.", self.container)
 
     def _give_up(self, end: Exit) -> None:
-        self._calls.give_up(f"{end.why}: {end.detail}" if end.detail else end.why)
+        self._calls.give_up(end.in_full)
         for process in list(self._processes):
             self._ended(process, end)
         self._channels.close()

@@ -18,7 +18,6 @@ from .agent_client import KernelProcess
 from .agent_requests import KernelRequest
 from .connection import Channels
 from .errors import Ds01Error, NoRoomError, NotBuiltError
-from .exits import Cause
 from .explaining import ExplainingKernel, Say
 from .kernel_arguments import host_path, inside_cwd, ipykernel_arguments
 from .kernel_connection import for_clients, for_process
@@ -244,12 +243,11 @@ class ContainerProvisioner(KernelProvisionerBase):
             expected = exit_.code == 0 or self._predecessor.was_told(started.process)
             level = "info" if expected or self._process is not started.process else "warning"
             getattr(self.log, level)(
-                "Kernel process %d of project %s in %s ended: %s%s",
+                "Kernel process %d of project %s in %s ended: %s",
                 started.process.pid,
                 self._name,
                 started.container.name,
-                exit_.why,
-                f" ({exit_.detail})" if exit_.detail and exit_.cause is not Cause.NODE else "",
+                exit_.in_full,
             )
 
         self._workbench.submit(report())

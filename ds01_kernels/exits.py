@@ -31,6 +31,8 @@ class Cause(StrEnum):
     LOST = "connection-lost"
     #: The machine that the container ran on is gone; `detail` is the engine's sentence.
     NODE = "node-lost"
+    #: It may not run on that machine any more, which was drained perhaps; `detail` is the engine's sentence.
+    EVICTED = "container-evicted"
     #: What enforces the rules of this machine has stopped the container; `detail` says after how long.
     IDLE = "container-idle"
     AGE = "container-age"
@@ -60,9 +62,15 @@ class Exit:
 
     @property
     def _closer(self) -> str:
-        if self.cause is Cause.NODE and self.detail:
+        if self.cause in (Cause.NODE, Cause.EVICTED) and self.detail:
             return f" ({self.detail[0].lower()}{self.detail[1:].rstrip('.')})"
         return f" (after {self.detail})" if self.cause in (Cause.IDLE, Cause.AGE) and self.detail else ""
+
+    @property
+    def in_full(self) -> str:
+        """The same with the detail, where that says more."""
+        is_said = self.cause is not Cause.PROCESS and not self.limit and bool(self._closer)
+        return self.why if is_said or not self.detail else f"{self.why}: {self.detail}"
 
     @property
     def remedy(self) -> str:
@@ -76,8 +84,9 @@ def gone(info: ContainerInfo | None, started: datetime | None, container: str = 
 
     `container` is its id of then, or its name, where one is known.
     """
-    if info is not None and info.state == "dead" and info.problem:
-        return Exit(-signal.SIGKILL, Cause.NODE, clean(info.problem, colours=False).strip())
+    if info is not None and info.state in ("dead", "exited") and info.problem:
+        cause = Cause.NODE if info.state == "dead" else Cause.EVICTED
+        return Exit(-signal.SIGKILL, cause, clean(info.problem, colours=False).strip())
     # What is found by a former id is another one in its place.
     if info is None or container not in ("", info.id, info.name):
         return Exit(-signal.SIGKILL, Cause.REMOVED)
@@ -112,6 +121,7 @@ _WHY = {
     Cause.REMOVED: "the container was removed",
     Cause.LOST: "the connection to the container was lost",
     Cause.NODE: "its container's node was lost",
+    Cause.EVICTED: "its container may not run on its node any more",
     Cause.IDLE: "DS01 stopped the container, in which it saw no work",
     Cause.AGE: "DS01 stopped the container, which had reached the longest time that one may run",
 }
@@ -139,6 +149,7 @@ _REMEDIES = {
     Cause.REMOVED: "What was installed in it at run time and is not in the Dockerfile is gone too. " + _ASK,
     Cause.LOST: "Was the engine restarted? Run the cells again.",
     Cause.NODE: "This kernel runs in a new container, on a node that answers. " + _ON_RECORD,
+    Cause.EVICTED: "This kernel runs in a new container, on another node. " + _ON_RECORD,
     Cause.IDLE: _RESTORE,
     Cause.AGE: _RESTORE,
 }

@@ -100,7 +100,8 @@ class FakeMachines:
             here = [one for one in running if one.info.node in ("", name)]
             given = None if self.gpus is None else sum(self._gpus_of(one.spec) for one in here)
             problem = f"The node {name} is down." if name in self.lost else ""
-            found.append(NodeInfo(name, host.cpus, host.memory, self.gpus, given, problem))
+            properties = {"node.hostname": name}
+            found.append(NodeInfo(name, host.cpus, host.memory, self.gpus, given, problem, properties))
         return found
 
     def _gpus_of(self, spec: ContainerSpec) -> int:

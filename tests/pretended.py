@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Coroutine, Iterator, Mapping
@@ -55,6 +56,12 @@ class Pretended(FakeEngine):
         folder = tempfile.mkdtemp(prefix="a-", dir=self._root)
         home = tempfile.mkdtemp(prefix="h-", dir=self._root)
         return replace(spec, env={**spec.env, _FOLDER: f"{folder}/a", "HOME": home})
+
+    def break_streams(self, container: str) -> None:
+        """Let all open streams into it break; what runs there goes on."""
+        for process in self._at(container).processes:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
     def names(self) -> list[str]:
         """Of all containers, whatever their state."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from causes import ENDED, ON_SWARM, PAGE, page, row_of
 from conftest import FROM_BASE, ProjectFolder, with_engine
 from engine_proxy import EngineProxy
 from servers import House, Kernel, Outcome, Server, a_house, started_again
@@ -25,13 +26,10 @@ from ds01_kernels.engine.docker_connection import connect
 
 pytestmark = pytest.mark.engine
 
-PAGE = Path(__file__).parent.parent / "docs" / "causes.md"
-
 #: By cause: what was said, and what to do about it, as the page has them.
 SEEN: dict[str, tuple[str, str]] = {}
 
 CELL = "print(6 * 7)"
-ENDED = "Its variables are gone."
 MEMORY = "300m"
 
 
@@ -601,13 +599,6 @@ def test_without_counters_nothing_is_said_of_memory(tmp_path: Path) -> None:
 
 # The page
 
-HEAD = """\
-# Why a kernel does not start, or ended
-
-What the first cell says, and what helps. `tests/test_causes.py` makes this page of what real sessions say.
-
-"""
-
 
 def plain(place: Place, project: ProjectFolder, text: str) -> str:
     """Without what is of this machine, and without the engine's and pip's own words."""
@@ -626,28 +617,14 @@ def plain(place: Place, project: ProjectFolder, text: str) -> str:
     return re.sub(r"(pip says: ).*", r"\1….", text)
 
 
-def page(rows: dict[str, tuple[str, str]]) -> str:
-    def table(title: str, kept: bool) -> str:
-        lines = [
-            f"| {cause} | {says} | {do} |".replace("\n", " ")
-            for cause, (says, do) in rows.items()
-            if (ENDED in says) is kept
-        ]
-        return "\n".join(
-            [f"## {title}\n", "| cause | the notebook says | what to do |", "| --- | --- | --- |", *lines]
-        )
-
-    return f"{HEAD}{table('When a kernel does not start', False)}\n\n{table('When a kernel ended', True)}\n"
-
-
 def test_the_page_has_what_was_seen(shaky: Place) -> None:
     is_complete = len(SEEN) == len(BROKEN) + len(DEATHS) + 7 + (2 if shaky.small else 0)
     if os.environ.get("DS01_WRITE_DOCS"):
         assert is_complete, "only a run of the whole module can write it"
         assert shaky.small, "only root can write it"
-        PAGE.write_text(page(SEEN), encoding="utf-8")
+        PAGE.write_text(page({**SEEN, **ON_SWARM}), encoding="utf-8")
     written = PAGE.read_text(encoding="utf-8")
-    missing = {cause for cause, (says, do) in SEEN.items() if f"| {cause} | {says} | {do} |" not in written}
+    missing = {cause for cause, row in {**SEEN, **ON_SWARM}.items() if row_of(cause, *row) not in written}
     assert not missing, "DS01_WRITE_DOCS=1 pytest tests/test_causes.py brings the page up to date"
     if is_complete and shaky.small:
-        assert written == page(SEEN)
+        assert written == page({**SEEN, **ON_SWARM})

@@ -25,7 +25,16 @@ from ds01_kernels.doctor import Facts, Finding, Level, examine, judge
 from ds01_kernels.doctor.facts import THE_IMAGES, THE_PROJECT, THE_SOCKETS, Disk, Dockerfile, Host, Inside
 from ds01_kernels.doctor.finding import size
 from ds01_kernels.ds01_host import Commands
-from ds01_kernels.engine import ContainerInfo, ContainerSpec, Engine, EngineInfo, GpuRequest, ImageInfo
+from ds01_kernels.engine import (
+    ContainerInfo,
+    ContainerSpec,
+    Engine,
+    EngineInfo,
+    GpuRequest,
+    ImageInfo,
+    NodeInfo,
+)
+from ds01_kernels.engine.placing import fulfils
 from ds01_kernels.errors import (
     AgentError,
     BadInputError,
@@ -412,6 +421,79 @@ def test_a_limit_below_what_a_kernel_takes_is_told(healthy: Facts) -> None:
     assert {finding.level for finding in others} == {"notice", "ok"}
 
 
+SWARM = replace(ENGINE, name="swarm", machine="n1", local=False)
+ALONE = replace(SWARM, cannot={"nodes": "Containers run on one node only."})
+
+
+def node(name: str, problem: str = "", gpus: int = 0, **labels: str) -> NodeInfo:
+    properties = {"node.hostname": name, **{f"node.labels.{label}": labels[label] for label in labels}}
+    return NodeInfo(name, 4, 64 * GIB, gpus, 0, problem, properties)
+
+
+NODES = (node("n1"), node("n2", gpus=1, disk="fast"), node("n3", "The node n3 does not answer.", disk="big"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "engine", "level", "message"),
+    [
+        (Settings(), SWARM, "ok", "may run on n1 and n2."),
+        (Settings(node="N2"), SWARM, "ok", "may run on n2."),
+        (Settings(node="n9"), SWARM, "error", "on the node n9, and the swarm has n1, n2 and n3 only"),
+        (Settings(node="n3"), SWARM, "error", "may run. The node n3 does not answer."),
+        (Settings(constraints=("node.labels.disk==fast",)), SWARM, "ok", "may run on n2."),
+        (Settings(constraints=("node.labels.disk!=fast",)), SWARM, "ok", "may run on n1."),
+        (
+            Settings(constraints=("node.labels.disk==none",)),
+            *(SWARM, "error", "as the settings want it: node.labels.disk==none."),
+        ),
+        (
+            Settings(node="n1", swarm_constraints=("node.labels.disk==fast",)),
+            *(SWARM, "error", "at once: node.hostname==n1, node.labels.disk==fast."),
+        ),
+        (Settings(), ALONE, "ok", "may run on n1."),
+        (Settings(node="n2"), ALONE, "error", "one node only. That is n1, and the project is to run on n2."),
+        (Settings(gpus=GpuRequest(1)), SWARM, "ok", "may run on n1 and n2."),
+        (Settings(gpus=GpuRequest(2)), SWARM, "error", "2 GPUs, and each of n1, n2 and n3 has 1 at most"),
+        (Settings(cpus=5, node="n2"), SWARM, "error", "5 CPUs are set, and the node n2 has 4 at most"),
+    ],
+)
+def test_whether_a_node_can_take_it(
+    healthy: Facts, settings: Settings, engine: EngineInfo, level: str, message: str
+) -> None:
+    facts = replace(healthy, settings=settings, engine=engine, nodes=NODES, container=None, inside=None)
+    (found,) = [one for one in judge(facts) if one.check == "nodes"]
+    assert (found.level, bool(found.remedy)) == (level, level == "error")
+    assert message in found.message
+    assert "limits" not in {one.check for one in judge(facts)}
+
+
+def test_a_container_that_runs_needs_no_other_node(healthy: Facts) -> None:
+    settings = Settings(memory=8 * GIB, node="n3")
+    facts = replace(healthy, settings=settings, engine=SWARM, nodes=NODES)
+    assert [one.level for one in judge(facts) if one.check == "nodes"] == ["warning"]
+    (found,) = [one for one in judge(replace(facts, nodes=PROBLEM)) if one.check == "nodes"]
+    assert (found.level, found.message) == ("error", "It is broken.")
+
+
+@pytest.mark.parametrize(
+    ("constraint", "is_true"),
+    [
+        ("node.role==Manager", True),
+        ("node.role!=manager", False),
+        ("node.labels.a==B", True),
+        ("node.labels.A==b", False),
+        ("node.labels.A!=b", True),
+        ("node.ip==10.0.0.0/8", True),
+        ("node.ip!=10.1.2.3", False),
+        ("node.ip==here", False),
+        ("node.ip!=here", False),
+    ],
+)
+def test_what_swarm_takes_for_true_of_a_node(constraint: str, is_true: bool) -> None:
+    properties = {"node.role": "manager", "node.labels.a": "b", "node.ip": "10.1.2.3"}
+    assert fulfils(replace(node("n1"), properties=properties), constraint) is is_true
+
+
 def test_sockets_need_little_room(healthy: Facts) -> None:
     small = Disk((THE_SOCKETS,), Path("/run"), 8 << 20)
     found = judge(replace(healthy, host=replace(healthy.host, disks=(small,))))
@@ -668,6 +750,19 @@ def test_podman_s_limits_are_told(workspace: Path) -> None:
         assert (found["gpus"].level, found["gpus"].remedy) == ("error", "Ask for no GPUs, or use Docker.")
         assert (found["limits"].level, "no effect" in found["limits"].message) == ("warning", True)
     finally:
+        workbench.close()
+
+
+def test_the_nodes_of_a_swarm_are_looked_at(workspace: Path) -> None:
+    """Docker has one machine, and is not asked for more."""
+    project = make(workspace)
+    (project.path / "pyproject.toml").write_text("[tool.ds01]\nnode = 'n9'\n")
+    for name, said in (("swarm", ["n9, and the swarm has n1 and n2 only."]), ("docker", [])):
+        engine = FakeEngine(info=replace(SWARM, name=name), nodes=("n1", "n2"))
+        engine.fail_next("nodes", EngineUnreachableError("No nodes.")) if name == "docker" else None
+        workbench = Workbench(engine=engine)
+        found = [one.message for one in findings(workbench) if one.check == "nodes"]
+        assert [message.rpartition("node ")[2] for message in found] == said
         workbench.close()
 
 

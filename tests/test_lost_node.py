@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
 
 import pytest
+from causes import ON_SWARM
 from live import a_kernel, until
 from pretended import Pretence, Pretended
 
@@ -13,7 +17,8 @@ from ds01_kernels.agent_return import reached_or_over
 from ds01_kernels.agent_stream import AgentStream
 from ds01_kernels.doctor import examine
 from ds01_kernels.engine import ContainerInfo, ContainerSpec
-from ds01_kernels.errors import AgentError, EngineUnreachableError
+from ds01_kernels.engine.swarm_stream import Watch
+from ds01_kernels.errors import AgentError, ContainerExitedError, EngineUnreachableError, NotFoundError
 from ds01_kernels.events import ContainerChanged, DriftChanged, Event
 from ds01_kernels.exits import Cause, Exit, gone, told
 from ds01_kernels.packages import Drift, Item, Origin
@@ -128,6 +133,70 @@ def test_what_is_not_kept_over_a_stop_is_on_record(here: Pretence, swarm: Preten
     assert any(isinstance(event, DriftChanged) for event in told)
 
 
+# Calls that a node does not answer
+
+
+def seen(**states: str) -> list[dict[str, Any]]:
+    """Nodes as a swarm's manager lists them."""
+    return [
+        {
+            "ID": name,
+            "Description": {"Hostname": name},
+            "Status": {"State": state, "Message": "heartbeat failure"},
+        }
+        for name, state in states.items()
+    ]
+
+
+def test_a_call_ends_with_its_node() -> None:
+    # A manager that was started again has not heard of its nodes yet.
+    looks = [seen(n1="ready"), seen(n1="unknown", n2="down"), seen(n2="ready"), seen(n1="down")]
+
+    async def nodes() -> list[dict[str, Any]]:
+        return looks.pop(0) if len(looks) > 1 else looks[0]
+
+    async def flow() -> None:
+        watch = Watch(nodes)
+        hanging, ended = asyncio.Event(), []
+
+        async def hang() -> None:
+            try:
+                hanging.set()
+                await asyncio.sleep(3600)
+            finally:
+                ended.append(True)
+
+        async def answer() -> int:
+            return 7
+
+        assert await watch.during(answer(), "n1") == 7
+        with pytest.raises(ContainerExitedError, match="Its node has left the swarm"):
+            await watch.during(hang(), "n1")
+        assert len(looks) == 1
+        with pytest.raises(ContainerExitedError, match="The node n1 does not answer: heartbeat failure"):
+            await watch.during(hang(), "n1")
+        hanging.clear()
+        asking = asyncio.create_task(watch.during(hang(), "n2"))
+        await hanging.wait()
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        assert ended == [True] * 3
+        await watch.close()
+
+    asyncio.run(asyncio.wait_for(flow(), 60))
+
+
+def test_a_container_that_is_not_found_for_a_moment_ends_no_kernel(here: Pretence, swarm: Pretended) -> None:
+    """As one that was just removed, or whose node has left the swarm, which does not know it yet."""
+    project = here.project("p", on=swarm)
+    with a_kernel(project.kernel_name) as kernel:
+        assert kernel.run("x = 1; print(x)") == "1\n"
+        swarm.fail_next("exec", NotFoundError("No such container."))
+        swarm.break_streams("p._.0")
+        assert kernel.run("print(x + 1)") == "2\n"
+
+
 # The way back
 
 
@@ -181,5 +250,14 @@ def test_what_a_container_says_of_its_kernels(here: Pretence, swarm: Pretended) 
         assert found.cause is Cause.REMOVED
 
     asyncio.run(flow())
-    error = told(Exit(-9, Cause.NODE, HEARTBEAT))
-    assert "restore" in error.remedy
+
+
+def test_what_ran_on_a_node_that_was_drained() -> None:
+    problem = "The node n2 takes nothing new: its availability is drain."
+    info = ContainerInfo("c", "c", "exited", "i", {}, datetime.now(UTC), exit_code=143, problem=problem)
+    over = gone(info, info.created, "c")
+    assert over == Exit(-9, Cause.EVICTED, problem)
+    assert (str(told(over)), told(over).remedy) == ON_SWARM["the node was drained"]
+    # Its label has changed, say.
+    over = gone(replace(info, problem="Assigned node no longer meets constraints."), info.created, "c")
+    assert "any more (assigned node no longer meets constraints)" in str(told(over))

@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
+import socket
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import pytest
 import test_kernel_suite
+from causes import ON_SWARM
 from conftest import BASE_IMAGE, FROM_BASE
 from live import Site, a_kernel, a_site, leave, until
 from private_daemon import LIMIT
@@ -26,10 +31,19 @@ from swarm_here import GPU, NAMES, REGISTRY, Swarm
 from wheels import make_wheel
 
 from ds01_kernels.engine import BuildRequest, ContainerFile, ContainerInfo, ContainerSpec, GpuRequest, Mount
+from ds01_kernels.engine.docker_connection import connect, connect_to
+from ds01_kernels.engine.placing import fulfils
 from ds01_kernels.engine.swarm import SwarmEngine
-from ds01_kernels.engine.swarm_nodes import LABEL_ADDRESS
+from ds01_kernels.engine.swarm_nodes import LABEL_ADDRESS, NodeEngine
 from ds01_kernels.engine.swarm_options import SwarmOptions
-from ds01_kernels.errors import ConflictError, ContainerExitedError, EngineError, NoRoomError
+from ds01_kernels.errors import (
+    ConflictError,
+    ContainerExitedError,
+    EngineError,
+    EngineUnreachableError,
+    NoRoomError,
+)
+from ds01_kernels.exits import Cause, Exit, gone
 from ds01_kernels.nodes import nodes
 from ds01_kernels.workbench import Workbench
 
@@ -195,6 +209,11 @@ def test_a_container_is_as_it_was_asked_for(lab: Lab, swarm: Swarm, folder: Path
         (on_node,) = client.containers(filters={"label": f"{LABEL}={lab.mark}"})
         host = client.inspect_container(on_node["Id"])["HostConfig"]
         assert (host["Memory"], host["NanoCpus"], host["PidsLimit"]) == (1 << 27, 5 * 10**8, 77)
+        # What its node says is said of it by its name.
+        client.pause(on_node["Id"])
+        with pytest.raises(EngineError, match=f"node n3 could not run true in {made.name}: the .* is paused"):
+            await engine.exec(made.id, ["true"])
+        client.unpause(on_node["Id"])
         client.close()
         # What is kept for it is there again in what takes its place, which is another container.
         await engine.stop(made.id, 0)
@@ -446,6 +465,97 @@ def test_a_node_by_tls(swarm: Swarm) -> None:
         way.cut()
 
 
+def test_what_is_gone_from_its_node(lab: Lab, swarm: Swarm) -> None:
+    """Somebody has removed it there, or the node has left the swarm, which does not know it yet."""
+    wrong = Lab(replace(lab.options, nodes={"n2": swarm.addresses["n3"]}))
+
+    async def flow(engine: SwarmEngine) -> None:
+        made = await engine.create(lab.spec("a", node="n2"))
+        await engine.start(made.id)
+        other = SwarmEngine(wrong.options)
+        asking = asyncio.create_task(other.exec(made.id, ["true"]))
+        # It waits for the swarm to know as well; where it has not asked yet, it is told the same.
+        await asyncio.sleep(0.5)
+        await engine.stop(made.id, 0)
+        with pytest.raises(ContainerExitedError, match=f"{made.name} (is not on its node|does not run)"):
+            await asking
+        await engine.start(made.id)
+        # What cannot be ended there is the swarm's to end.
+        await other.remove(made.id)
+        assert await engine.container(made.name) is None
+        await other.close()
+
+    lab.run(flow)
+
+
+def test_a_node_that_is_drained(lab: Lab, swarm: Swarm) -> None:
+    problem = "The node n2 takes nothing new: its availability is drain."
+
+    async def flow(engine: SwarmEngine) -> None:
+        made = await engine.create(lab.spec("a", constraints=("node.hostname==n2",)))
+        await engine.start(made.id)
+        before = await engine.container(made.id)
+        assert before is not None
+        await asyncio.to_thread(swarm.nodes["n2"].change, swarm.manager, Availability="drain")
+        async with asyncio.timeout(LIMIT):
+            while not (over := gone(await engine.container(made.id), before.started, made.id)):
+                await asyncio.sleep(0.05)
+        assert over == Exit(-9, Cause.EVICTED, problem)
+        with pytest.raises(NoRoomError, match=r"takes ds01-.* now: no suitable node"):
+            await engine.start(made.id)
+        assert [one.name for one in await engine.nodes() if one.problem == problem] == ["n2"]
+        for constraint in ("node.role==manager", "node.hostname==n1", "node.ip==10.213.7.1"):
+            assert [one.name for one in await engine.nodes() if fulfils(one, constraint)] == ["n1"]
+
+    try:
+        lab.run(flow)
+    finally:
+        swarm.nodes["n2"].change(swarm.manager, Availability="active")
+
+
+def test_files_of_which_nobody_knows_any_more(lab: Lab, swarm: Swarm) -> None:
+    """Whoever was to remove them has ended before."""
+    theirs = {"ds01-kernels.swarm.key": "theirs", "ds01-kernels.swarm.uid": "4242"}
+    files = [ContainerFile(PurePosixPath("/etc/kept"), b"kept", 0, 0, 0o644)]
+    client = swarm.manager.client()
+
+    def kept() -> set[str]:
+        return {config["Spec"]["Labels"]["ds01-kernels.swarm.key"] for config in client.configs()}
+
+    def key(info: ContainerInfo) -> str:
+        return str(client.inspect_service(info.id)["Spec"]["Labels"]["ds01-kernels.swarm.key"])
+
+    def in_an_hour(timeout: float) -> Any:
+        """A way to the manager, whose clock is ahead."""
+        found = connect(timeout)
+        about = found.info()
+        now = datetime.fromisoformat(about["SystemTime"]) + timedelta(hours=1)
+        found.info = lambda: {**about, "SystemTime": now.isoformat()}  # type: ignore[method-assign]
+        return found
+
+    async def flow(engine: SwarmEngine) -> None:
+        left, used = [await engine.create(lab.spec(name)) for name in "ab"]
+        for one in (left, used):
+            await engine.write_files(one.id, files)
+        keys = key(left), key(used)
+        # As another user's, of which there is no service either.
+        client.create_config(f"theirs-{lab.mark}", b"x", labels=theirs)
+        client.remove_service(left.id)
+        await engine.create(lab.spec("c"))
+        assert kept() == {*keys, "theirs"}
+        late = SwarmEngine(lab.options, reach=in_an_hour)
+        await late.create(lab.spec("d"))
+        assert kept() == {keys[1], "theirs"}
+        await late.close()
+
+    try:
+        lab.run(flow)
+    finally:
+        for config in client.configs():
+            client.remove_config(config["ID"])
+        client.close()
+
+
 # Kernels
 
 
@@ -510,10 +620,11 @@ def test_a_node_that_is_lost(site: Site, swarm: Swarm, from_ipykernel: str) -> N
         until(lambda: workbench.call(workbench.drifts.look(known)).drift)
         lost_id = of_project(project.name).id
         kernel.started("import time\nprint('begun', flush=True)\nwhile True: time.sleep(0.1)")
-        node.cut()
-        began = time.monotonic()
-        until(lambda: kernel.code is not None)
-        print(f"the loss was known after {time.monotonic() - began:.1f} s")
+        with asked_in_vain(swarm, lost_id):
+            node.cut()
+            began = time.monotonic()
+            until(lambda: kernel.code is not None)
+            print(f"the loss was known after {time.monotonic() - began:.1f} s")
         info = of_project(project.name)
         assert (info.state, info.node) == ("dead", "n2")
         assert info.problem == "The node n2 does not answer: heartbeat failure."
@@ -523,8 +634,7 @@ def test_a_node_that_is_lost(site: Site, swarm: Swarm, from_ipykernel: str) -> N
         assert (away.problem, away.free_cpus) == (info.problem, 0)
         kernel.restart()
         said = kernel.shown("print('again')")
-        assert "its container's node was lost (the node n2 does not answer: heartbeat failure)" in said
-        assert said.endswith("again\n")
+        assert said == f"{' '.join(ON_SWARM['the node was lost'])}again\n"
         now = of_project(project.name)
         assert (now.node in ("n1", "n3"), now.id == lost_id) == (True, False)
         # What was installed there is on record.
@@ -537,6 +647,36 @@ def test_a_node_that_is_lost(site: Site, swarm: Swarm, from_ipykernel: str) -> N
         node.mend()
         kernel_of.__exit__(None, None, None)
         until(lambda: all(not one.problem for one in _node_infos()))
+
+
+@contextmanager
+def asked_in_vain(swarm: Swarm, container: str) -> Iterator[None]:
+    """While this lasts that container's node, n2, is lost; those who ask it have no connection to it yet."""
+    with never_answering() as address, ThreadPoolExecutor(2) as threads:
+        lab = Lab(SwarmOptions(REGISTRY, {"n2": address}, GPU, swarm.certificates))
+        asking = threads.submit(lab.run, lambda engine: engine.exec(container, ["true"]))
+        # One of which no swarm says anything.
+        reach = partial(connect_to, address)
+        node = NodeEngine("n9", address, timeout=3 * LIMIT, reach=reach)
+        alone = threads.submit(asyncio.run, asyncio.wait_for(node.container("a"), LIMIT))
+        yield
+        with pytest.raises(ContainerExitedError, match="The node n2 does not answer: heartbeat failure"):
+            asking.result()
+        with pytest.raises(EngineUnreachableError, match=f"node n9 cannot be reached at {address}"):
+            alone.result()
+
+
+@contextmanager
+def never_answering() -> Iterator[str]:
+    """An address that a machine does not answer at: it takes no connection, and refuses none."""
+    with socket.socket() as listener, ExitStack() as stack:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield f"tcp://127.0.0.1:{listener.getsockname()[1]}"
 
 
 def _node_infos() -> list[Any]:

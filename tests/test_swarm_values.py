@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,8 +16,9 @@ from ds01_kernels.engine.swarm_nodes import NodeEngines
 from ds01_kernels.engine.swarm_options import SwarmOptions, is_address, is_kind, is_registry
 from ds01_kernels.engine.swarm_services import own_node
 from ds01_kernels.engine.swarm_spec import service_spec, successor
+from ds01_kernels.engine.swarm_starting import until_running
 from ds01_kernels.engine.swarm_values import Found, container_info, node_info
-from ds01_kernels.errors import EngineError
+from ds01_kernels.errors import ContainerExitedError, EngineError, NoRoomError
 
 IMAGE = "sha256:" + "1" * 64
 
@@ -32,7 +35,8 @@ def spec(**more: Any) -> ContainerSpec:
 
 def task(state: str, error: str = "", code: int = 0, **status: Any) -> dict[str, Any]:
     at = {"Timestamp": "2026-11-23T02:00:14.797240177Z", "State": state, "Err": error}
-    return {"NodeID": "n", "Status": {**at, "ContainerStatus": {"ExitCode": code, **status}}}
+    made = {"NodeID": "n", "CreatedAt": "2026-11-23T02:00:12.79724Z"}
+    return {**made, "Status": {**at, "ContainerStatus": {"ExitCode": code, **status}}}
 
 
 def node(state: str = "ready", availability: str = "active", **resources: Any) -> dict[str, Any]:
@@ -45,6 +49,7 @@ def node(state: str = "ready", availability: str = "active", **resources: Any) -
 
 
 LOST = "The node n2 does not answer: heartbeat failure."
+DRAINED = "The node n2 takes nothing new: its availability is drain."
 
 
 @pytest.mark.parametrize(
@@ -55,6 +60,12 @@ LOST = "The node n2 does not answer: heartbeat failure."
         (task("preparing"), node(), ("created", None, "")),
         (task("running"), node(), ("running", None, "")),
         (task("running"), node("down"), ("dead", None, LOST)),
+        # What nodes are when their manager has just been started, until they have reported to it.
+        (task("running"), node("unknown"), ("running", None, "")),
+        (task("running"), node("disconnected"), ("running", None, "")),
+        (task("shutdown", code=143), node(), ("exited", 143, "")),
+        (task("shutdown", code=143), node(availability="drain"), ("exited", 143, DRAINED)),
+        (task("complete"), node(availability="drain"), ("exited", 0, "")),
         # What Swarm makes of it when its node is down.
         (task("rejected", "assigned node no longer meets constraints"), node("down"), ("dead", None, LOST)),
         (task("orphaned"), None, ("dead", None, "Its node has left the swarm.")),
@@ -75,6 +86,46 @@ def test_states(made: Any, on: Any, expected: tuple[str, int | None, str]) -> No
     state, code, problem = expected
     assert (info.state, info.exit_code, info.problem) == (state, code, problem)
     assert (info.started is not None) == (state == "running")
+
+
+@pytest.mark.parametrize(
+    ("made", "on"),
+    [
+        (task("preparing"), node("down")),
+        (task("rejected", "assigned node no longer meets constraints"), node("down")),
+        (task("running"), node("down")),
+        (task("assigned"), None),
+    ],
+)
+def test_a_node_that_is_lost_during_a_start_is_told_apart(made: Any, on: Any) -> None:
+    """Whoever starts a kernel starts it once more then, elsewhere."""
+    answer = service(spec())
+    answer["Spec"]["Mode"] = {"Replicated": {"Replicas": 1}}
+    found = Found(answer, made, on)
+
+    async def look() -> Found:
+        return found
+
+    said = "n2 does not answer" if on else "its node has left the swarm"
+    with pytest.raises(ContainerExitedError, match=rf"could not start p\._\.7: .*{said}"):
+        asyncio.run(until_running(look, container_info(found), 60))
+
+
+def test_who_waits_for_a_node_that_takes_nothing_is_told_where_it_is_said() -> None:
+    answer = service(spec(node="n2"))
+    answer["Spec"]["Mode"] = {"Replicated": {"Replicas": 1}}
+
+    def pending(said: str) -> str:
+        async def look() -> Found:
+            return Found(answer, {**task("pending", f"no suitable node ({said})"), "NodeID": ""})
+
+        with pytest.raises(NoRoomError, match=r"It wants node\.hostname==n2\.") as refusal:
+            asyncio.run(until_running(look, container_info(Found(answer)), 60))
+        return str(refusal.value)
+
+    lost = pending("scheduling constraints not satisfied on 2 nodes; 1 node not available for new tasks")
+    assert lost.endswith("`jupyter ds01 nodes` says why a node is not available.")
+    assert "jupyter" not in pending("insufficient resources on 3 nodes")
 
 
 def test_the_id_of_its_container_is_one() -> None:
@@ -129,7 +180,25 @@ def test_gpus_of_a_node_by_number_or_by_name() -> None:
     tasks += [{**task("running"), "NodeID": "m", "GenericResources": [counted(1)]}]
     for resources in ([named("a"), named("b"), other], [counted(2), other]):
         found = node_info(node(GenericResources=resources, MemoryBytes=5), tasks, "GPU")
-        assert found == NodeInfo("n2", 4, 5, 2, 1)
+        assert replace(found, properties={}) == NodeInfo("n2", 4, 5, 2, 1)
+
+
+def test_what_constraints_may_ask_of_a_node() -> None:
+    answer = node()
+    answer["Spec"] |= {"Role": "worker", "Labels": {"disk": "fast"}}
+    answer["Status"] |= {"Addr": "10.0.0.2"}
+    platform = {"OS": "linux", "Architecture": "x86_64"}
+    answer["Description"] |= {"Platform": platform, "Engine": {"Labels": {"room": "2"}}}
+    assert node_info(answer, [], "GPU").properties == {
+        "node.id": "n",
+        "node.hostname": "n2",
+        "node.role": "worker",
+        "node.ip": "10.0.0.2",
+        "node.platform.os": "linux",
+        "node.platform.arch": "x86_64",
+        "node.labels.disk": "fast",
+        "engine.labels.room": "2",
+    }
     assert node_info(node(), [], "GPU").gpus == 0
     assert node_info(node("down"), [], "GPU").problem == LOST
     assert "its availability is drain" in node_info(node(availability="drain"), [], "GPU").problem

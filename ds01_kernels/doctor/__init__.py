@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import get_args
 
-from ds01_kernels.doctor import asked, inside, machine, made
+from ds01_kernels.doctor import asked, inside, machine, made, placed
 from ds01_kernels.doctor.facts import Facts, gather
 from ds01_kernels.doctor.finding import Finding, Level
 from ds01_kernels.workbench import Workbench
@@ -22,6 +22,7 @@ _CHECKS: tuple[Callable[[Facts], Iterable[Finding]], ...] = (
     asked.engine,
     asked.limits,
     asked.gpus,
+    placed.nodes,
     made.image,
     made.container,
     inside.agent,

@@ -69,7 +69,8 @@ def limits(facts: Facts) -> Iterator[Finding]:
     wanted, host = facts.settings, facts.engine
     if not isinstance(wanted, Settings) or not isinstance(host, EngineInfo):
         return
-    if wanted.cpus and host.cpus and wanted.cpus > host.cpus:
+    # Of several machines each has its own: see `placed`.
+    if wanted.cpus and host.cpus and wanted.cpus > host.cpus and not facts.nodes:
         message = (
             f"{wanted.cpus:g} CPUs are set, but the engine has {host.cpus} and refuses such a container."
         )

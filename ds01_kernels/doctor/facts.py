@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 from ds01_kernels import containers, elsewhere, images, ipykernel_store
 from ds01_kernels.connection import SOCKETS, SocketDirectory, check_private, run_root
 from ds01_kernels.ds01_host import DEPLOY, RETIRE, Commands
-from ds01_kernels.engine import ContainerInfo, Engine, EngineInfo, ImageInfo
+from ds01_kernels.engine import ContainerInfo, Engine, EngineInfo, ImageInfo, NodeInfo
 from ds01_kernels.errors import BadInputError, Ds01Error, NoSuchProjectError
 from ds01_kernels.flows import Flows
 from ds01_kernels.machine import available_memory
@@ -92,12 +92,16 @@ class Inside:
 
 @dataclass(frozen=True)
 class Facts:
-    """A `Ds01Error` stands where a look failed; None for what is not there, or could not be looked for."""
+    """A `Ds01Error` stands where a look failed; None for what is not there, or could not be looked for.
+
+    `nodes` are the machines of an engine that has several.
+    """
 
     name: str
     project: Project | Ds01Error
     host: Host
     engine: EngineInfo | Ds01Error
+    nodes: Sequence[NodeInfo] | Ds01Error = ()
     dockerfile: Dockerfile | Ds01Error | None = None
     is_writable: bool = True
     settings: Settings | Ds01Error | None = None
@@ -116,6 +120,8 @@ async def gather(workbench: Workbench, name: str) -> Facts:
         known |= await asyncio.to_thread(_files, workbench, project)
     flows = await workbench.flows(project) if isinstance(project, Project) else workbench.all_flows.of_usual
     engine = await _attempt(flows.engine.info())
+    if isinstance(engine, EngineInfo) and engine.name == "swarm":
+        known["nodes"] = await _attempt(flows.engine.nodes())
     if isinstance(engine, EngineInfo) and isinstance(project, Project):
         known |= await _contained(flows, project, known["settings"])
     commands = _attempted(workbench.ds01_commands)

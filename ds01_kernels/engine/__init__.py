@@ -192,7 +192,8 @@ class NodeInfo:
     """A machine that containers run on: `memory` in bytes, None for what is not known.
 
     `given_gpus` are those that somebody's containers have, where the engine counts them. `problem` is a
-    sentence for why nothing starts there now; empty: it can.
+    sentence for why nothing starts there now; empty: it can. `properties` are what the `constraints` of a
+    `ContainerSpec` may ask of it, by the names that they have there.
     """
 
     name: str
@@ -201,6 +202,7 @@ class NodeInfo:
     gpus: int | None = None
     given_gpus: int | None = None
     problem: str = ""
+    properties: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

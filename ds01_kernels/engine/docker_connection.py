@@ -86,15 +86,30 @@ def connect(timeout: float) -> APIClient:
 
 
 def _noticing_loss(where: str, timeout: float, **named: Any) -> APIClient:
-    # requests takes fractions of a second; the type stubs of docker-py know whole ones only.
-    client = _Client(timeout=timeout, max_pool_size=POOL_SIZE, **named)  # type: ignore[arg-type]
+    # With a version, docker-py does not ask the engine before the loss of a connection can be noticed.
+    client = _Client(
+        version=DEFAULT_DOCKER_API_VERSION,
+        # requests takes fractions of a second; the type stubs of docker-py know whole ones only.
+        timeout=timeout,  # type: ignore[arg-type]
+        max_pool_size=POOL_SIZE,
+        **named,
+    )
     if where.startswith(("tcp://", "http://", "https://")):
         client.mount(client.base_url, _Remote(pool_maxsize=POOL_SIZE))
+    client._version = client._retrieve_server_version()  # type: ignore[attr-defined]
     return client
 
 
 class _Remote(requests.adapters.HTTPAdapter):
-    """Connections by TCP, on which a machine that no longer answers is noticed within `LOSS_LIMIT`."""
+    """Connections by TCP, on which a machine that does not answer, or no longer, is noticed within
+    `LOSS_LIMIT`.
+    """
+
+    def send(self, *arguments: Any, **named: Any) -> requests.Response:
+        # One number is for the connection and for each wait after that.
+        if isinstance(limit := named.get("timeout"), int | float):
+            named["timeout"] = (min(limit, LOSS_LIMIT), limit)
+        return super().send(*arguments, **named)
 
     def init_poolmanager(self, *arguments: Any, **named: Any) -> None:
         options = {

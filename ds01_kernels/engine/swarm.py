@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from docker import APIClient
 
@@ -35,8 +35,8 @@ from ds01_kernels.engine.docker_files import packed
 from ds01_kernels.engine.swarm_images import RegistryEngine
 from ds01_kernels.engine.swarm_nodes import NodeEngine, NodeEngines
 from ds01_kernels.engine.swarm_options import SwarmOptions
-from ds01_kernels.engine.swarm_services import Services, no_swarm, own_node
-from ds01_kernels.engine.swarm_spec import can_forbid_privileges, service_spec, successor
+from ds01_kernels.engine.swarm_services import Services, forbids_privileges, no_swarm, own_node, version_of
+from ds01_kernels.engine.swarm_spec import check_name, service_spec, successor, taken
 from ds01_kernels.engine.swarm_starting import until_running, whole
 from ds01_kernels.engine.swarm_stream import Watch
 from ds01_kernels.engine.swarm_values import (
@@ -47,8 +47,6 @@ from ds01_kernels.engine.swarm_values import (
     engine_info,
 )
 from ds01_kernels.errors import (
-    BadInputError,
-    ConflictError,
     ContainerExitedError,
     Ds01Error,
     EngineError,
@@ -56,6 +54,8 @@ from ds01_kernels.errors import (
 )
 
 log = logging.getLogger("ds01_kernels")
+
+T = TypeVar("T")
 
 #: Seconds for a node to end a task when its own Docker cannot be told to.
 _END_LIMIT = 30.0
@@ -83,8 +83,8 @@ class SwarmEngine(RegistryEngine):
     async def info(self) -> EngineInfo:
         """Raises `EngineError` when the Docker that was reached manages no swarm."""
         docker, nodes = await asyncio.gather(super().info(), self.nodes())
-        forbids_privileges = await self._ask("say what it is", _forbids_privileges)
-        return engine_info(docker, nodes, self.has_registry, forbids_privileges)
+        forbids = await self._ask("say what it is", forbids_privileges)
+        return engine_info(docker, nodes, self.has_registry, forbids)
 
     async def nodes(self) -> list[NodeInfo]:
         return await self._ask(
@@ -108,16 +108,18 @@ class SwarmEngine(RegistryEngine):
         return info
 
     async def create(self, spec: ContainerSpec) -> ContainerInfo:
-        _check_name(spec.name)
+        check_name(spec.name)
         image = await self.image(spec.image)
         if image is None:
             raise NotFoundError(f"There is no image {spec.image}.")
         if await self._find(spec.name) is not None:
-            raise _taken(spec.name)
+            raise taken(spec.name)
         reference = await self._brought(image.id) if self.has_registry else image.id
 
         def ask(client: APIClient) -> ContainerInfo:
             about = client.info()
+            now = datetime.fromisoformat(str(about["SystemTime"]))
+            files_of.drop_forgotten(client, os.getuid(), self._services.has_key, now)
             wanted = service_spec(
                 spec,
                 uid=os.getuid(),
@@ -125,24 +127,24 @@ class SwarmEngine(RegistryEngine):
                 reference=reference,
                 own_node="" if self.has_registry else own_node(about),
                 gpu=self._options.gpu,
-                api=_version(client),
+                api=version_of(client),
                 log_driver=str(about.get("LoggingDriver")),
             )
             made = self._services.create(client, wanted)
             if self._services.has_rival(client, made):
                 self._services.remove(client, made.id)
-                raise _taken(spec.name)
+                raise taken(spec.name)
             return container_info(made)
 
         return await self._ask(f"create the container {spec.name}", ask, again=False)
 
     async def rename(self, container: str, name: str) -> None:
-        _check_name(name)
+        check_name(name)
         found = await self._at(container)
         if found.labels.get(LABEL_NAME) == name:
             return
         if await self._find(name) is not None:
-            raise _taken(name)
+            raise taken(name)
         await self._relabel(found.id, f"rename {container}", {LABEL_NAME: name})
 
     async def start(self, container: str) -> None:
@@ -205,8 +207,7 @@ class SwarmEngine(RegistryEngine):
             return
         archives = await self._kept(found)
         if archives:
-            node = await self._node_of(found)
-            await node.put(found.container_id, archives)
+            await self._in_task(found, lambda node: node.put(found.container_id, archives))
 
     @asynccontextmanager
     async def _taking_back(self, undo: Callable[[], Awaitable[None]]) -> AsyncGenerator[None, None]:
@@ -258,21 +259,22 @@ class SwarmEngine(RegistryEngine):
     async def _end_task(self, found: Found, grace: float) -> int | None:
         """Have its node end it at once; None when that cannot be reached, and Swarm has to."""
         try:
-            node = await self._node_of(found)
-            await node.stop(found.container_id, grace)
-            info = await node.container(found.container_id)
-        except EngineError as error:
+            await self._on_node(found, lambda node: node.stop(found.container_id, grace))
+            info = await self._on_node(found, lambda node: node.container(found.container_id))
+        except (EngineError, NotFoundError) as error:
             log.info("The task of %s is left to the swarm to end: %s", found.id, error)
             return None
         return info.exit_code if info else None
 
-    async def _until_gone(self, found: Found, grace: float) -> None:
+    async def _until_gone(self, found: Found, grace: float) -> Found | None:
+        """Wait until the swarm knows that its task has ended, or cannot know; None when it takes too long."""
         deadline = asyncio.get_running_loop().time() + grace + _END_LIMIT
         while asyncio.get_running_loop().time() < deadline:
             seen = await self._ask("see a task end", lambda client: self._services.seen(client, found.id))
             if seen.is_lost or seen.task is None or seen.task_state != "running":
-                return
+                return seen
             await asyncio.sleep(0.2)
+        return None
 
     async def _remove_service(self, service: str) -> None:
         await self._ask("remove a service", lambda client: self._services.remove(client, service))
@@ -283,7 +285,7 @@ class SwarmEngine(RegistryEngine):
         """Of one that does not run: as it will be in its next task."""
         found = await self._at(container)
         if container_info(found).running:
-            return await (await self._node_of(found)).read_file(found.container_id, path)
+            return await self._in_task(found, lambda node: node.read_file(found.container_id, path))
         content = files_of.kept_file(await self._kept(found), path)
         if content is not None:
             return content
@@ -301,12 +303,11 @@ class SwarmEngine(RegistryEngine):
         """For one that does not run they are kept, and written when it does: each time that it is started."""
         found = await self._at(container)
         if container_info(found).running:
-            await (await self._node_of(found)).write_files(found.container_id, files)
+            await self._in_task(found, lambda node: node.write_files(found.container_id, files))
             return
         packed(files)
-        await self._ask(
-            f"keep files for {container}", lambda client: files_of.keep(client, found.key, files), again=False
-        )
+        keep = partial(files_of.keep, key=found.key, uid=os.getuid(), files=files)
+        await self._ask(f"keep files for {container}", keep, again=False)
 
     async def _kept(self, found: Found) -> list[bytes]:
         return await self._ask("read kept files", lambda client: files_of.kept(client, found.key))
@@ -325,8 +326,8 @@ class SwarmEngine(RegistryEngine):
         info = container_info(found)
         if not info.running:
             raise ContainerExitedError(info.problem or f"The container {info.name} does not run.")
-        node = await self._node_of(found)
-        stream = await node.exec(found.container_id, argv, user=user, env=env, cwd=cwd, terminal=terminal)
+        run = partial(NodeEngine.exec, argv=argv, user=user, env=env, cwd=cwd, terminal=terminal)
+        stream = await self._in_task(found, lambda node: run(node, found.container_id))
         return self._watch.over(stream, found.node_id)
 
     async def logs(self, container: str, tail: int = 200) -> str:
@@ -335,7 +336,7 @@ class SwarmEngine(RegistryEngine):
         if not found.container_id or found.is_lost:
             return ""
         try:
-            return await (await self._node_of(found)).logs(found.container_id, tail)
+            return await self._on_node(found, lambda node: node.logs(found.container_id, tail))
         except NotFoundError:
             return ""
 
@@ -361,30 +362,33 @@ class SwarmEngine(RegistryEngine):
             raise NotFoundError(f"There is no container {container!r}.")
         return found
 
-    async def _node_of(self, found: Found) -> NodeEngine:
+    async def _on_node(self, found: Found, ask: Callable[[NodeEngine], Coroutine[Any, Any, T]]) -> T:
+        """What the Docker of its task's node gives.
+
+        Raises `ContainerExitedError` as soon as that node is known to be lost.
+        """
         own = await self._ask("say which node it is", lambda client: self._services.own_node(client))
-        return self._engines.of(found.node, own)
+        try:
+            return await self._watch.during(ask(self._engines.of(found.node, own)), found.node_id)
+        except Ds01Error as error:
+            name = found.labels.get(LABEL_NAME, found.id)
+            error.args = (str(error).replace(found.container_id or name, name),)
+            raise
+
+    async def _in_task(self, found: Found, ask: Callable[[NodeEngine], Coroutine[Any, Any, T]]) -> T:
+        """The same of its task, which runs. Raises `ContainerExitedError` also when that is gone there."""
+        try:
+            return await self._on_node(found, ask)
+        except NotFoundError as error:
+            # The node has left the swarm perhaps. Whoever looks for the container after this is to see it.
+            seen = await self._until_gone(found, 0)
+            info = container_info(seen or found)
+            raise ContainerExitedError(
+                info.problem or f"The container {info.name} is not on its node any more."
+            ) from error
 
     async def _was_oom_killed(self, found: Found) -> bool:
         with suppress(EngineError):
-            info = await (await self._node_of(found)).container(found.container_id)
+            info = await self._on_node(found, lambda node: node.container(found.container_id))
             return info is not None and info.oom_killed
         return False
-
-
-def _forbids_privileges(client: APIClient) -> bool:
-    is_general = "name=no-new-privileges" in (client.info().get("SecurityOptions") or ())
-    return is_general or can_forbid_privileges(_version(client))
-
-
-def _version(client: APIClient) -> tuple[int, ...]:
-    return tuple(int(part) for part in client.api_version.split("."))
-
-
-def _check_name(name: str) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-        raise BadInputError(f"{name!r} cannot be the name of a container.")
-
-
-def _taken(name: str) -> ConflictError:
-    return ConflictError(f"The container name {name} is already in use.")

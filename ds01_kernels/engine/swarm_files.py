@@ -10,8 +10,9 @@ import base64
 import gzip
 import io
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from datetime import datetime, timedelta
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -20,17 +21,22 @@ from docker import APIClient
 
 from ds01_kernels.engine import ContainerFile
 from ds01_kernels.engine.docker_files import FILE_LIMIT, packed
-from ds01_kernels.engine.swarm_values import LABEL_KEY
+from ds01_kernels.engine.swarm_values import LABEL_KEY, LABEL_UID
 from ds01_kernels.errors import EngineError
 
 #: Bytes of one config: https://docs.docker.com/engine/swarm/configs/ names 500 kB as the most.
 _PIECE = 400 * 1024
 #: Bytes that are kept for one container at most, compressed and not.
 _MOST, _MOST_UNPACKED = 4 << 20, 64 << 20
+#: What is younger may belong to a service that is being made, or removed, at this moment.
+_YOUNG = timedelta(minutes=10)
 
 
-def keep(client: APIClient, key: str, files: Sequence[ContainerFile]) -> None:
-    """Keep them for the container with that key, after those before them. Raises `EngineError`."""
+def keep(client: APIClient, key: str, uid: int, files: Sequence[ContainerFile]) -> None:
+    """Keep them for the container with that key, of that user, after those before them.
+
+    Raises `EngineError`.
+    """
     data = gzip.compress(packed(files))
     if len(data) > _MOST:
         raise EngineError("The files are too large to be kept until the container is started.")
@@ -39,7 +45,8 @@ def keep(client: APIClient, key: str, files: Sequence[ContainerFile]) -> None:
         # A letter tells where another archive begins.
         mark = "b" if start else "a"
         name = f"ds01-{key}-{first + number:04d}{mark}"
-        client.create_config(name, data[start : start + _PIECE], labels={LABEL_KEY: key})
+        labels = {LABEL_KEY: key, LABEL_UID: str(uid)}
+        client.create_config(name, data[start : start + _PIECE], labels=labels)
 
 
 def kept(client: APIClient, key: str) -> list[bytes]:
@@ -55,7 +62,28 @@ def kept(client: APIClient, key: str) -> list[bytes]:
 
 
 def drop(client: APIClient, key: str) -> None:
-    for config in _pieces(client, key):
+    _remove(client, _pieces(client, key))
+
+
+def drop_forgotten(
+    client: APIClient, uid: int, is_used: Callable[[APIClient, str], bool], now: datetime
+) -> None:
+    """Remove what is kept for containers of that user of which there is no service any more.
+
+    Whoever removed that one was not us, or gone before its files were. `is_used` tells whether there is a
+    service with a key; `now` is by the manager's clock.
+    """
+    found = _listed(client, f"{LABEL_UID}={uid}", LABEL_KEY)
+    old = [config for config in found if now - _created(config) > _YOUNG]
+    keys = {str(config["Spec"]["Labels"][LABEL_KEY]) for config in old}
+    forgotten = {key for key in keys if not is_used(client, key)}
+    # What cannot be removed, or is no business of ours, is in nobody's way.
+    with suppress(docker.errors.APIError):
+        _remove(client, [config for config in old if config["Spec"]["Labels"][LABEL_KEY] in forgotten])
+
+
+def _remove(client: APIClient, configs: Sequence[dict[str, Any]]) -> None:
+    for config in configs:
         with suppress(docker.errors.NotFound):
             client.remove_config(config["ID"])  # type: ignore[no-untyped-call]
 
@@ -82,9 +110,16 @@ def _entries(archive: bytes) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
 
 
 def _pieces(client: APIClient, key: str) -> list[dict[str, Any]]:
-    wanted = {"label": [f"{LABEL_KEY}={key}"]}
-    found: list[dict[str, Any]] = client.configs(filters=wanted)  # type: ignore[no-untyped-call]
-    return sorted(found, key=lambda config: str(config["Spec"]["Name"]))
+    return sorted(_listed(client, f"{LABEL_KEY}={key}"), key=lambda config: str(config["Spec"]["Name"]))
+
+
+def _listed(client: APIClient, *labels: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = client.configs(filters={"label": list(labels)})  # type: ignore[no-untyped-call]
+    return found
+
+
+def _created(config: dict[str, Any]) -> datetime:
+    return datetime.fromisoformat(str(config["CreatedAt"]))
 
 
 def _unpacked(data: bytes) -> bytes:

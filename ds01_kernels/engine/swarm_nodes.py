@@ -48,7 +48,7 @@ class NodeEngine(DockerEngine):
             return EngineUnreachableError(
                 f"The Docker of the node {self.name} cannot be reached at {self.address}"
                 f"{reason[0] if reason else '.'}",
-                remedy=_SEE,
+                remedy=f"If it is lost, the swarm knows it after some seconds: then try again. {_SEE}",
             )
         if isinstance(error, EngineDeniedError):
             return EngineDeniedError(

@@ -12,6 +12,7 @@ import docker.errors
 from docker.auth import get_config_header, resolve_repository_name
 
 from ds01_kernels.engine import NodeInfo
+from ds01_kernels.engine.swarm_spec import can_forbid_privileges
 from ds01_kernels.engine.swarm_values import (
     LABEL_IMAGE,
     LABEL_KEY,
@@ -165,6 +166,9 @@ class Services:
         found: list[dict[str, Any]] = client.services(filters=filters)
         return found
 
+    def has_key(self, client: Api, key: str) -> bool:
+        return bool(self._of_key(client, key))
+
     def uses(self, client: Api, image_id: str) -> bool:
         """Whether a service of whatever user is made of that image."""
         return bool(client.services(filters={"label": [f"{LABEL_IMAGE}={image_id}"]}))
@@ -176,6 +180,16 @@ def own_node(about: Answer) -> str:
     if not swarm.get("ControlAvailable"):
         raise no_swarm()
     return str(swarm.get("NodeID") or "")
+
+
+def forbids_privileges(client: Api) -> bool:
+    """Whether services of that swarm can be kept from gaining privileges, or all containers are."""
+    is_general = "name=no-new-privileges" in (client.info().get("SecurityOptions") or ())
+    return is_general or can_forbid_privileges(version_of(client))
+
+
+def version_of(client: Api) -> tuple[int, ...]:
+    return tuple(int(part) for part in client.api_version.split("."))
 
 
 def no_swarm() -> EngineError:

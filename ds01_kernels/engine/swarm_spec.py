@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from typing import Any
 
 from ds01_kernels.engine import ContainerSpec
+from ds01_kernels.engine.placing import on_node
 from ds01_kernels.engine.swarm_values import (
     LABEL_EXIT,
     LABEL_FORMER,
@@ -18,7 +20,7 @@ from ds01_kernels.engine.swarm_values import (
     Found,
     former,
 )
-from ds01_kernels.errors import EngineError
+from ds01_kernels.errors import BadInputError, ConflictError, EngineError
 
 _FORMER_KEPT = 20
 #: Seconds for a main process to end that Swarm itself ends.
@@ -71,6 +73,16 @@ def service_spec(
             **({"LogDriver": _LOGS} if log_driver == "json-file" else {}),
         },
     }
+
+
+def check_name(name: str) -> None:
+    """Raises `BadInputError` for what Docker would not have as the name of a container."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise BadInputError(f"{name!r} cannot be the name of a container.")
+
+
+def taken(name: str) -> ConflictError:
+    return ConflictError(f"The container name {name} is already in use.")
 
 
 _LOGS = {"Name": "json-file", "Options": {"max-size": "10m", "max-file": "2"}}
@@ -149,7 +161,7 @@ def _resources(spec: ContainerSpec, gpu: str) -> dict[str, Any]:
 def _constraints(spec: ContainerSpec, own_node: str) -> list[str]:
     return [
         *([f"node.id=={own_node}"] if own_node else []),
-        *([f"node.hostname=={spec.node}"] if spec.node else []),
+        *([on_node(spec.node)] if spec.node else []),
         *spec.constraints,
     ]
 

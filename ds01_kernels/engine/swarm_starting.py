@@ -10,12 +10,20 @@ from typing import TypeVar
 from ds01_kernels.engine import ContainerInfo
 from ds01_kernels.engine.docker_connection import refused
 from ds01_kernels.engine.swarm_values import ENDED, Found, error_of, name_of, node_problem
-from ds01_kernels.errors import Ds01Error, EngineError, EngineTimeoutError, NoRoomError
+from ds01_kernels.errors import (
+    ContainerExitedError,
+    Ds01Error,
+    EngineError,
+    EngineTimeoutError,
+    NoRoomError,
+)
 
 T = TypeVar("T")
 
 #: Seconds for a node to get an image from the registry.
 PULL_LIMIT = 1800.0
+#: What the scheduler says of nodes that are lost, paused or drained.
+_NOT_AVAILABLE = "not available for new tasks"
 #: Seconds between looks: the first ones, and the last one again and again.
 _PAUSES = (0.05, 0.1, 0.1, 0.2)
 
@@ -23,14 +31,20 @@ _PAUSES = (0.05, 0.1, 0.1, 0.2)
 async def until_running(look: Callable[[], Awaitable[Found]], info: ContainerInfo, limit: float) -> Found:
     """Wait until the one task of the service runs, or has run.
 
-    Raises `NoRoomError` when no node has room for it, `EngineError` when it cannot be started, and
-    `EngineTimeoutError`.
+    Raises `NoRoomError` when no node has room for it, `ContainerExitedError` when its node is lost before
+    that, `EngineError` when it cannot be started, and `EngineTimeoutError`.
     """
     began = time.monotonic()
     deadline, looks = began + limit, 0
     while True:
         found = await look()
         state = found.task_state
+        if found.is_lost:
+            raise ContainerExitedError(
+                f"Docker Swarm could not start {info.name}: "
+                f"{node_problem(found.node) if found.node else 'its node has left the swarm.'}",
+                remedy="Try again: it goes to another node.",
+            )
         if state == "running":
             return found
         if state in ENDED:
@@ -39,12 +53,6 @@ async def until_running(look: Callable[[], Awaitable[Found]], info: ContainerInf
             return found
         if state == "pending" and (said := error_of(found.task)):
             raise _unplaced(info, found, said)
-        if found.is_lost:
-            raise EngineError(
-                f"Docker Swarm could not start {info.name}: "
-                f"{node_problem(found.node) if found.node else 'its node has left the swarm.'}",
-                remedy="Try again: it goes to another node.",
-            )
         # Its node gets the image first.
         if time.monotonic() > (began + PULL_LIMIT if state == "preparing" else deadline):
             raise EngineTimeoutError(
@@ -77,7 +85,10 @@ def _unplaced(info: ContainerInfo, found: Found, said: str) -> Ds01Error:
     wants += [where] if where else []
     wanted = f" It wants {' and '.join(wants)}." if wants else ""
     message = f"No node of the swarm takes {info.name} now: {said.rstrip('.')}.{wanted}"
-    if "insufficient resources" in said or "not available for new tasks" in said:
+    if _NOT_AVAILABLE in said:
+        # Whoever waits for a node that is lost, or drained, is to know it.
+        message = f"{message} `jupyter ds01 nodes` says why a node is not available."
+    if "insufficient resources" in said or _NOT_AVAILABLE in said:
         return NoRoomError(message, remedy="Try again when others have ended theirs, or ask for less.")
     return EngineError(
         message,

@@ -94,7 +94,7 @@ class Found:
         """Whether the task ran, or was about to, on a node that is gone or does not answer."""
         if not self.node_id or self.task_state in _ENDED:
             return False
-        return self.node is None or not is_ready(self.node)
+        return self.node is None or is_down(self.node)
 
 
 def container_info(found: Found) -> ContainerInfo:
@@ -111,7 +111,8 @@ def container_info(found: Found) -> ContainerInfo:
         labels={name: value for name, value in found.labels.items() if not name.startswith(_OWN)},
         created=_moment(found.service.get("CreatedAt")) or datetime.fromtimestamp(0, UTC),
         exit_code=exit_code,
-        started=_moment(found.task["Status"].get("Timestamp")) if found.task and state == "running" else None,
+        # When its task was made: the moment of its state changes while it is being ended.
+        started=_moment(found.task.get("CreatedAt")) if found.task and state == "running" else None,
         memory=int(limits.get("MemoryBytes") or 0) or None,
         gpus=_gpus(resources),
         mounts={
@@ -148,6 +149,9 @@ def _problem(found: Found, state: ContainerState) -> str:
     if state == "exited" and found.replicas and found.task_state in _NEVER_RAN:
         said = error_of(found.task).rstrip(".") or "it was not started"
         return f"{said[0].upper()}{said[1:]}."
+    if state == "exited" and found.replicas and found.task_state == "shutdown":
+        # The swarm has ended it, as it does when its node is drained.
+        return node_problem(found.node) if found.node else ""
     return ""
 
 
@@ -186,8 +190,16 @@ def _counts(generic: Sequence[Answer] | None) -> dict[str, int]:
 # Nodes
 
 
-def is_ready(node: Answer) -> bool:
-    return bool((node.get("Status") or {}).get("State") == "ready")
+def is_down(node: Answer) -> bool:
+    """Whether it counts as lost. One that has not been heard of since its manager was started does not:
+
+    https://github.com/moby/swarmkit/blob/v2.1.1/manager/dispatcher/dispatcher.go, `markNodesUnknown`.
+    """
+    return _state_of_node(node) == "down"
+
+
+def _state_of_node(node: Answer) -> str:
+    return str((node.get("Status") or {}).get("State") or "unknown")
 
 
 def name_of(node: Answer) -> str:
@@ -196,13 +208,17 @@ def name_of(node: Answer) -> str:
 
 def node_problem(node: Answer) -> str:
     """Why nothing runs there, or may be started there; empty: it can."""
-    status = node.get("Status") or {}
-    if not is_ready(node):
-        said = shown(str(status.get("Message") or status.get("State") or "unknown"), _MOST_SAID)
-        return f"The node {name_of(node)} does not answer: {said.rstrip('.')}."
+    name, state = name_of(node), _state_of_node(node)
+    if state == "down":
+        said = shown(str((node.get("Status") or {}).get("Message") or state), _MOST_SAID)
+        return f"The node {name} does not answer: {said.rstrip('.')}."
+    if state != "ready":
+        return (
+            f"It is not known whether the node {name} answers: its manager has just been started or replaced."
+        )
     availability = (node.get("Spec") or {}).get("Availability")
     if availability in ("drain", "pause"):
-        return f"The node {name_of(node)} takes nothing new: its availability is {availability}."
+        return f"The node {name} takes nothing new: its availability is {availability}."
     return ""
 
 
@@ -217,7 +233,25 @@ def node_info(node: Answer, tasks: Iterable[Answer], gpu: str) -> NodeInfo:
         gpus=_counts(resources.get("GenericResources")).get(gpu, 0),
         given_gpus=sum(_counts(task.get("GenericResources")).get(gpu, 0) for task in here),
         problem=node_problem(node),
+        properties=_properties(node),
     )
+
+
+def _properties(node: Answer) -> dict[str, str]:
+    """https://docs.docker.com/reference/cli/docker/service/create/#constraint"""
+    spec, description = node.get("Spec") or {}, node.get("Description") or {}
+    platform = description.get("Platform") or {}
+    labels = (spec.get("Labels") or {}), ((description.get("Engine") or {}).get("Labels") or {})
+    return {
+        "node.id": str(node.get("ID") or ""),
+        "node.hostname": name_of(node),
+        "node.role": str(spec.get("Role") or ""),
+        "node.ip": str((node.get("Status") or {}).get("Addr") or ""),
+        "node.platform.os": str(platform.get("OS") or ""),
+        "node.platform.arch": str(platform.get("Architecture") or ""),
+        **{f"node.labels.{name}": str(value) for name, value in labels[0].items()},
+        **{f"engine.labels.{name}": str(value) for name, value in labels[1].items()},
+    }
 
 
 def engine_info(
