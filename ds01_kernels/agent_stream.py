@@ -288,8 +288,7 @@ def programs() -> tuple[str, bytes, str]:
 def early_start(guess: Preparation) -> bytes:
     """What a container's main process runs to start the agent with it (`agent.relay.start_early`)."""
     relay, agent, digest = programs()
-    known = tuple(guess)
-    return f"{relay}\n\nstart_early({digest!r}, {agent!r}, {guess.encode()!r}, {known!r})\n".encode()
+    return f"{relay}\n\nstart_early({digest!r}, {agent!r}, {guess.encode()!r})\n".encode()
 
 
 def _counted(data: bytes) -> bytes:

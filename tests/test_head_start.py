@@ -7,11 +7,9 @@ import signal
 
 import live
 import pytest
-from test_agent import PYTHON, Site, kill, run, site, wait_until
+from test_agent import Site, kill, run, site, wait_until
 
 from ds01_kernels import containers
-from ds01_kernels.agent.kernel import Preparation
-from ds01_kernels.agent_stream import early_start
 from ds01_kernels.workbench import Workbench
 
 __all__ = ["site"]
@@ -34,39 +32,6 @@ def test_a_second_agent_has_a_zygote_before_it_is_told(site: Site, guessed: bool
         assert process.how == "fork"
         await wait_until(lambda: len(site.zygotes(process)) == 1)
         assert (site.zygotes(process) == zygotes) is guessed, "only what was started with the same is used"
-        await agent.close()
-
-    run(site, work)
-
-
-GUESS = Preparation([], True, {"LANG": "C"})
-
-
-@pytest.mark.parametrize(
-    "former", [None, GUESS, GUESS._replace(first=False)], ids=["none", "same", "another"]
-)
-def test_with_its_container_a_zygote_is_begun_before_the_agent(
-    site: Site, former: Preparation | None
-) -> None:
-    async def work() -> None:
-        site.agent_folder.mkdir(mode=0o700)
-        if former is not None:
-            (site.agent_folder / "prepared").write_text(former.encode())
-        told = former or GUESS
-        (site.folder / "program").write_bytes(early_start(GUESS))
-        run_it = f"exec(open({str(site.folder / 'program')!r}).read())"
-        stream = await site.engine.exec("c", [PYTHON, "-I", "-c", run_it])
-        await wait_until(lambda: list(site.agent_folder.glob("*.sock")))
-        await stream.close()
-        agent = await site.connect(prepared=False)
-        await wait_until(lambda: len(site.zygotes()) == 1)
-        zygotes = site.zygotes()
-        agent.prepare(*told)
-        process = await site.kernel(agent, env={"LANG": "C"})
-        assert process.how == "fork"
-        assert site.zygotes(process) == zygotes, "it is the one that was used"
-        assert (site.folder / ".local").is_dir(), "what is installed there later is on its path"
-        assert {path.name for path in site.agent_folder.glob("text-*")} == set()
         await agent.close()
 
     run(site, work)

@@ -37,7 +37,7 @@ def main() -> None:
     path, told = sys.argv[1], int(sys.argv[2])
     processes.become_subreaper()
     prepare_user_site()
-    early = _begun(sys.argv[3:]) or _preloading(os.path.dirname(path), sys.argv[3:])
+    early = _preloading(os.path.dirname(path), sys.argv[3:])
     # Only now: its import takes as long as a quarter of the zygote's.
     agent: Any = importlib.import_module(__package__ + ".agent")
     agent.main(path, told, early)
@@ -96,17 +96,6 @@ def _understood(text: str) -> Optional[Preparation]:
         return Preparation(path, bool(told["first"]), env)
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-
-
-def _begun(words: List[str]) -> Optional[Preloading]:
-    """The zygote that `relay.begin_zygote` has begun: a guess, a pid, a descriptor."""
-    likely = _understood(words[0]) if len(words) == 3 else None
-    if likely is None:
-        return None
-    channel = socket.socket(fileno=int(words[2]))
-    channel.setblocking(False)
-    setup = Setup(os.getpid(), likely.path, likely.first)
-    return Preloading(setup, {**os.environ, **likely.env}, int(words[1]), channel)
 
 
 def _preloading(folder: str, guesses: List[str]) -> Optional[Preloading]:

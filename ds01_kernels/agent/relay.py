@@ -15,7 +15,7 @@ import socket
 import stat
 import sys
 from contextlib import suppress
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Callable, Optional
 
 #: Seconds for the agent to listen.
 START_LIMIT = 20.0
@@ -24,10 +24,6 @@ START_LIMIT = 20.0
 CHUNK = 1 << 18
 #: https://man7.org/linux/man-pages/man2/fcntl.2const.html, F_SETPIPE_SZ; Python has a name for it since 3.10.
 SET_PIPE_SIZE = 1031
-#: How the agent's program ends (`loader.program`): all before it is what any other of its modules needs.
-CALL = b"'begin', [])\n"
-#: A guess: the path, whether it comes first, and the variables of `kernel.Preparation`.
-Known = Tuple[List[str], bool, Dict[str, str]]
 
 
 def relay(read: Callable[[int], bytes], digest: str) -> None:
@@ -47,14 +43,13 @@ def relay(read: Callable[[int], bytes], digest: str) -> None:
     pump(agent)
 
 
-def start_early(digest: str, program: bytes, guess: str, known: Known) -> None:
+def start_early(digest: str, program: bytes, guess: str) -> None:
     """Start the agent with the container, before a client asks for it.
 
-    `guess` is what a client will tell it, as far as that is known (JSON of `kernel.Preparation`); `known` is
-    the same.
+    `guess` is what a client will tell it, as far as that is known (JSON of `kernel.Preparation`).
     """
     path = os.path.join(private_folder(), digest + ".sock")
-    (connect(path) or start(path, program, guess, known=known)).close()
+    (connect(path) or start(path, program, guess)).close()
 
 
 def private_folder() -> str:
@@ -85,7 +80,7 @@ def join(path: str) -> Optional[socket.socket]:
         return connect(path)
 
 
-def start(path: str, program: bytes, *guesses: str, known: Optional[Known] = None) -> socket.socket:
+def start(path: str, program: bytes, *guesses: str) -> socket.socket:
     """Start the agent, detached; two relays at once start one."""
     with open(path + ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -99,7 +94,7 @@ def start(path: str, program: bytes, *guesses: str, known: Optional[Known] = Non
         if pid == 0:
             for descriptor in (ready, lock.fileno()):
                 os.close(descriptor)
-            be_agent(log, program, path, str(told), *guesses, known=known)
+            be_agent(log, program, path, str(told), *guesses)
         for descriptor in (told, log):
             os.close(descriptor)
         answered = select.select([ready], [], [], START_LIMIT)[0]
@@ -115,7 +110,7 @@ def start(path: str, program: bytes, *guesses: str, known: Optional[Known] = Non
     return agent
 
 
-def be_agent(log: int, program: bytes, *arguments: str, known: Optional[Known] = None) -> None:
+def be_agent(log: int, program: bytes, *arguments: str) -> None:
     """Be a process of its own, and the agent to its end.
 
     In this interpreter, which would be the same: another one takes as long to start as all the rest.
@@ -129,8 +124,6 @@ def be_agent(log: int, program: bytes, *arguments: str, known: Optional[Known] =
             os.dup2(descriptor, own)
         for descriptor in (nothing, log):
             os.close(descriptor)
-        if known is not None:
-            arguments += begin_zygote(os.path.dirname(arguments[0]), program, arguments[-1], known)
         entitle("# ds01 agent")
         sys.argv = ["agent", *arguments]
         exec(program, {"__name__": "__main__"})  # noqa: S102 - it is ours
@@ -143,73 +136,6 @@ def be_agent(log: int, program: bytes, *arguments: str, known: Optional[Known] =
         with suppress(Exception):
             sys.stderr.flush()
         os._exit(code)
-
-
-def begin_zygote(folder: str, program: bytes, guess: str, known: Known) -> Tuple[str, ...]:
-    """Begin the agent's zygote, which takes longest, ahead of all that the agent itself has to import.
-
-    Returns its pid and the descriptor of our end of its channel, or nothing where the agent is to do it: when
-    the last one here was told something else than `guess`.
-    """
-    with suppress(OSError, ValueError):
-        if program.endswith(CALL) and is_no_news(os.path.join(folder, "prepared"), guess):
-            prepare_user_site()
-            path, first, env = known
-            ours, theirs = socket.socketpair()
-            setup = {"agent": os.getpid(), "path": path, "first": first}
-            call = "'zygote', [%r, %d])\n" % (setup, theirs.fileno())
-            text = nameless(folder, program[: -len(CALL)] + call.encode("utf-8"))
-            pid = os.fork()
-            if pid == 0:
-                be_zygote(text, theirs.fileno(), {**os.environ, **env})
-            os.close(text)
-            theirs.close()
-            return str(pid), str(ours.detach())
-    return ()
-
-
-def be_zygote(text: int, channel: int, env: Dict[str, str]) -> None:
-    """Run the program in the file `text`, as `processes.start_python` and `begin.python` would."""
-    try:
-        os.setsid()
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-        for descriptor in (text, channel):
-            os.set_inheritable(descriptor, True)
-        flags = ["-Xfrozen_modules=off"] if sys.version_info >= (3, 11) else []
-        run = 'exec(open(%d, encoding="utf-8").read()) # ds01 zygote' % text
-        os.execve(sys.executable, [sys.executable, *flags, "-c", run], env)  # noqa: S606 - no shell is wanted
-    finally:
-        os._exit(127)
-
-
-def is_no_news(path: str, guess: str) -> bool:
-    """Whether the last agent was told that, or there was none."""
-    try:
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as kept:
-            return kept.read(len(guess) + 1) == guess.encode("ascii")
-    except FileNotFoundError:
-        return True
-
-
-def prepare_user_site() -> None:
-    """See `paths.prepare_user_site`."""
-    import sysconfig  # not for every relay
-
-    base = os.environ.get("PYTHONUSERBASE") or os.path.expanduser(os.path.join("~", ".local"))
-    folder = sysconfig.get_path("purelib", "posix_user", vars={"userbase": base})
-    with suppress(OSError):
-        os.makedirs(folder, exist_ok=True)
-
-
-def nameless(folder: str, content: bytes) -> int:
-    """A descriptor at the start of a file of that content, which has no name any more."""
-    path = os.path.join(folder, "text-%d" % os.getpid())
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-    os.remove(path)
-    with os.fdopen(os.dup(descriptor), "wb") as output:
-        output.write(content)
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    return descriptor
 
 
 def entitle(title: str) -> None:
