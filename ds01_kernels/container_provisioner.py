@@ -113,9 +113,11 @@ class ContainerProvisioner(KernelProvisionerBase):
 
     async def _start(self, project: Project, kwargs: dict[str, Any]) -> Started:
         assert self._channels is not None
-        successor = self._successor
-        if successor is not None and (taken := await successor.take(self._request(project, kwargs))):
-            return taken
+        if (successor := self._successor) is not None:
+            if taken := await successor.take(self._request(project, kwargs)):
+                return taken
+            # First, so that whoever was led to it comes to what is started instead.
+            await successor.drop()
         # What asked for the kernel waits for it, where there is no cell yet in which to say something.
         limit = self._workbench.room_timeout if self._is_headless else 0.0
         try:
