@@ -16,7 +16,7 @@ import zmq.asyncio
 from .connection import PORTS, REQUESTS, Channels
 
 #: Milliseconds until ZMQ connects again to a kernel that was restarted; at random up to twice as many.
-RECONNECT = 10
+RECONNECT = 6
 
 #: Seconds for a connection that takes less than one on a machine which gives its threads a core in time.
 PATIENCE = 2.0
