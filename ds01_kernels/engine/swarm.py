@@ -119,7 +119,7 @@ class SwarmEngine(RegistryEngine):
         def ask(client: APIClient) -> ContainerInfo:
             about = client.info()
             now = datetime.fromisoformat(str(about["SystemTime"]))
-            files_of.drop_forgotten(client, os.getuid(), self._services.has_key, now)
+            files_of.drop_forgotten(client, os.getuid(), self._services.keys, now)
             wanted = service_spec(
                 spec,
                 uid=os.getuid(),

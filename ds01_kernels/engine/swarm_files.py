@@ -10,7 +10,7 @@ import base64
 import gzip
 import io
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import PurePosixPath
@@ -66,20 +66,19 @@ def drop(client: APIClient, key: str) -> None:
 
 
 def drop_forgotten(
-    client: APIClient, uid: int, is_used: Callable[[APIClient, str], bool], now: datetime
+    client: APIClient, uid: int, keys: Callable[[APIClient], Collection[str]], now: datetime
 ) -> None:
     """Remove what is kept for containers of that user of which there is no service any more.
 
-    Whoever removed that one was not us, or gone before its files were. `is_used` tells whether there is a
-    service with a key; `now` is by the manager's clock.
+    Whoever removed that one was not us, or gone before its files were. `keys` lists those of all services
+    of the user; `now` is by the manager's clock.
     """
     found = _listed(client, f"{LABEL_UID}={uid}", LABEL_KEY)
     old = [config for config in found if now - _created(config) > _YOUNG]
-    keys = {str(config["Spec"]["Labels"][LABEL_KEY]) for config in old}
-    forgotten = {key for key in keys if not is_used(client, key)}
+    used = keys(client) if old else ()
     # What cannot be removed, or is no business of ours, is in nobody's way.
     with suppress(docker.errors.APIError):
-        _remove(client, [config for config in old if config["Spec"]["Labels"][LABEL_KEY] in forgotten])
+        _remove(client, [config for config in old if config["Spec"]["Labels"][LABEL_KEY] not in used])
 
 
 def _remove(client: APIClient, configs: Sequence[dict[str, Any]]) -> None:

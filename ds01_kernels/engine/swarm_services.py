@@ -166,8 +166,10 @@ class Services:
         found: list[dict[str, Any]] = client.services(filters=filters)
         return found
 
-    def has_key(self, client: Api, key: str) -> bool:
-        return bool(self._of_key(client, key))
+    def keys(self, client: Api) -> set[str]:
+        """Of all this user's, those on their way to take another one's place too."""
+        own = client.services(filters={"label": [f"{LABEL_UID}={self._uid}"]})
+        return {_labels(one).get(LABEL_KEY, "") for one in own}
 
     def uses(self, client: Api, image_id: str) -> bool:
         """Whether a service of whatever user is made of that image."""
