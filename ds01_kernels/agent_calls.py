@@ -98,16 +98,16 @@ class Calls:
             self.lost = why
         for call in self._unanswered.values():
             if not call.answered.done():
-                call.answered.set_exception(_is_lost(self.lost))
+                call.answered.set_exception(_loss(self.lost))
 
     def _send(self, frame: _Frame) -> None:
         if self.lost is not None:
-            raise _is_lost(self.lost)
+            raise _loss(self.lost)
         self._outgoing.append(frame)
         self._wanted.set()
 
 
-def _is_lost(why: str) -> AgentLostError:
+def _loss(why: str) -> AgentLostError:
     return AgentLostError(f"The agent in the container does not answer any more: {why.rstrip('.')}.")
 
 

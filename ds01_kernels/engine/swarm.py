@@ -326,8 +326,10 @@ class SwarmEngine(RegistryEngine):
         info = container_info(found)
         if not info.running:
             raise ContainerExitedError(info.problem or f"The container {info.name} does not run.")
-        run = partial(NodeEngine.exec, argv=argv, user=user, env=env, cwd=cwd, terminal=terminal)
-        stream = await self._in_task(found, lambda node: run(node, found.container_id))
+        stream = await self._in_task(
+            found,
+            lambda node: node.exec(found.container_id, argv, user=user, env=env, cwd=cwd, terminal=terminal),
+        )
         return self._watch.over(stream, found.node_id)
 
     async def logs(self, container: str, tail: int = 200) -> str:

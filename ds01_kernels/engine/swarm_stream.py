@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ds01_kernels.engine import Stream
-from ds01_kernels.engine.swarm_values import Answer, is_down, node_problem
+from ds01_kernels.engine.swarm_values import Answer, is_down, loss_of
 from ds01_kernels.errors import ContainerExitedError, EngineError
 
 log = logging.getLogger("ds01_kernels")
@@ -144,7 +144,7 @@ class Watch:
             node = nodes.get(one.node_id)
             if node is None or is_down(node):
                 self._watched.discard(one)
-                ending.append(one.lose(node_problem(node) if node else "Its node has left the swarm."))
+                ending.append(one.lose(loss_of(node)))
         # Each may take a second, on a connection that takes nothing any more.
         await asyncio.gather(*ending)
 

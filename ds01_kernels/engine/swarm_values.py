@@ -145,7 +145,7 @@ def _state(found: Found) -> tuple[ContainerState, int | None]:
 
 def _problem(found: Found, state: ContainerState) -> str:
     if state == "dead":
-        return node_problem(found.node) if found.node else "Its node has left the swarm."
+        return loss_of(found.node)
     if state == "exited" and found.replicas and found.task_state in _NEVER_RAN:
         said = error_of(found.task).rstrip(".") or "it was not started"
         return f"{said[0].upper()}{said[1:]}."
@@ -220,6 +220,11 @@ def node_problem(node: Answer) -> str:
     if availability in ("drain", "pause"):
         return f"The node {name} takes nothing new: its availability is {availability}."
     return ""
+
+
+def loss_of(node: Answer | None) -> str:
+    """What became of the node of something that is lost; None for one that the swarm knows no more."""
+    return node_problem(node) if node else "Its node has left the swarm."
 
 
 def node_info(node: Answer, tasks: Iterable[Answer], gpu: str) -> NodeInfo:
