@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import docker.errors
 import pytest
 
 from ds01_kernels.engine import ContainerFile, ContainerSpec, GpuRequest, NodeInfo
@@ -14,7 +15,7 @@ from ds01_kernels.engine.docker_files import packed
 from ds01_kernels.engine.swarm_files import kept_file
 from ds01_kernels.engine.swarm_nodes import NodeEngines
 from ds01_kernels.engine.swarm_options import SwarmOptions, is_address, is_kind, is_registry
-from ds01_kernels.engine.swarm_services import own_node
+from ds01_kernels.engine.swarm_services import Services, own_node
 from ds01_kernels.engine.swarm_spec import service_spec, successor
 from ds01_kernels.engine.swarm_starting import until_running
 from ds01_kernels.engine.swarm_values import Found, container_info, node_info
@@ -267,3 +268,22 @@ def test_the_last_kept_file_counts() -> None:
     assert kept_file(archives, PurePosixPath("/a/c")) is None
     with pytest.raises(EngineError, match="not a regular file"):
         kept_file([*archives, archive(None)], PurePosixPath("/a/b"))
+
+
+class Going:
+    """A manager whose only service is removed by somebody when its task is asked for."""
+
+    def __init__(self) -> None:
+        self._listed = [service(spec())]
+
+    def services(self, filters: Any) -> list[dict[str, Any]]:
+        return list(self._listed)
+
+    def tasks(self, filters: Any) -> list[dict[str, Any]]:
+        self._listed.clear()
+        raise docker.errors.NotFound("service not found")
+
+
+def test_a_service_that_goes_while_it_is_looked_at_is_none() -> None:
+    assert Services(7).find(Going(), "p._.7") is None
+    assert Services(7).all(Going(), {}) == []

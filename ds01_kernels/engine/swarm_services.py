@@ -6,7 +6,7 @@ import copy
 import re
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import docker.errors
 from docker.auth import get_config_header, resolve_repository_name
@@ -29,10 +29,13 @@ from ds01_kernels.errors import EngineError
 #: docker-py's `APIClient`, whose methods for swarms have no types.
 Api = Any
 
+T = TypeVar("T")
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _ID = re.compile(r"[0-9a-z]{25}")
-#: What a manager says when somebody else has changed the service since it was read, and how often it may.
+#: What a manager says when somebody else has changed the service since it was read.
 _CHANGED = "out of sequence"
+#: How often a service may change, or go, between what is asked of it and what is asked next.
 _TRIES = 10
 
 
@@ -59,6 +62,13 @@ class Services:
 
     def all(self, client: Api, labels: Mapping[str, str]) -> list[Found]:
         """Those that carry every one of `labels`, of whatever user."""
+        return _settled(lambda: self._all(client, labels))
+
+    def find(self, client: Api, name: str) -> Found | None:
+        """By its name or id, or by the id of one in whose place it is."""
+        return _settled(lambda: self._find(client, name))
+
+    def _all(self, client: Api, labels: Mapping[str, str]) -> list[Found]:
         wanted = [LABEL_NAME, *(f"{name}={value}" for name, value in labels.items())]
         services = [
             service
@@ -76,8 +86,7 @@ class Services:
             _found(service, tasks, nodes) for service in services if last[_whose(service)] == service["ID"]
         ]
 
-    def find(self, client: Api, name: str) -> Found | None:
-        """By its name or id, or by the id of one in whose place it is."""
+    def _find(self, client: Api, name: str) -> Found | None:
         if not _NAME.fullmatch(name):
             return None
         named = self._named(client, name)
@@ -174,6 +183,14 @@ class Services:
     def uses(self, client: Api, image_id: str) -> bool:
         """Whether a service of whatever user is made of that image."""
         return bool(client.services(filters={"label": [f"{LABEL_IMAGE}={image_id}"]}))
+
+
+def _settled(look: Callable[[], T]) -> T:
+    """What `look` finds: anew when a service goes between its listing and that of its task."""
+    for _ in range(_TRIES):
+        with suppress(docker.errors.NotFound):
+            return look()
+    return look()
 
 
 def own_node(about: Answer) -> str:
