@@ -43,6 +43,8 @@ class KernelProcess:
         #: None while it runs.
         self.exit: Exit | None = None
         self.is_unwanted = False
+        #: Set when clients have lost it, and all that was registered for its end is done; or it has ended.
+        self.closed = asyncio.Event()
         self._ready = asyncio.Event()
         self._ended = asyncio.Event()
 
@@ -84,6 +86,7 @@ class KernelProcess:
         if self.exit is None:
             self.exit = exit_
             self._ready.set()
+            self.closed.set()
             self._ended.set()
 
 
@@ -315,8 +318,13 @@ class Agent:
             self._channels.receive(message)
         elif "call" in message:
             self._calls.answered(message)
-        elif kind == "ready":
-            self._is_ready(field(message, "kernel", str))
+        elif kind in ("ready", "closed"):
+            if process := self._processes.get(field(message, "kernel", str)):
+                if kind == "ready":
+                    process.is_ready()
+                elif not self._channels.listens(process.id):
+                    # Or what it has still said may be on its way in those streams.
+                    process.closed.set()
         elif kind == "packages-changed":
             self._tell_change()
         elif kind == "replaced":
@@ -324,10 +332,6 @@ class Agent:
             self._on_replaced(frozenset(self._processes) & set(map(str, field(message, "kernels", list))))
         elif kind == "exited":
             self._ended(field(message, "kernel", str), exit_of(message))
-
-    def _is_ready(self, process_id: str) -> None:
-        if process_id in self._processes:
-            self._processes[process_id].is_ready()
 
     def _ended(self, process_id: str, exit_: Exit) -> None:
         process = self._processes.pop(process_id, None)

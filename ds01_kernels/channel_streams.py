@@ -51,6 +51,10 @@ class ChannelStreams:
             self._listening[process] = _Listening(sockets, tuple(servers))
         return self._listening[process].sockets.prefix
 
+    def listens(self, process: str) -> bool:
+        """Whether that kernel process is reached in this way."""
+        return process in self._listening
+
     async def _serve(self, process: str, port: int, sockets: LocalSockets) -> asyncio.Server:
         def accepted() -> Stream:
             number = next(self._numbers)

@@ -114,7 +114,9 @@ class ContainerProvisioner(KernelProvisionerBase):
     async def _start(self, project: Project, kwargs: dict[str, Any]) -> Started:
         assert self._channels is not None
         if (successor := self._successor) is not None:
-            if taken := await successor.take(self._request(project, kwargs)):
+            manager: Any = self.parent
+            patience = self.get_shutdown_wait_time(manager.shutdown_wait_time)
+            if taken := await successor.take(self._request(project, kwargs), patience):
                 return taken
             # First, so that whoever was led to it comes to what is started instead.
             await successor.drop()
@@ -272,14 +274,24 @@ class ContainerProvisioner(KernelProvisionerBase):
     async def poll(self) -> int | None:
         if self._process is None:
             return 0
-        return None if self._process.exit is None else self._process.exit.code
+        if self._process.exit is not None:
+            return self._process.exit.code
+        return 0 if self._is_followed else None
 
     async def wait(self) -> int | None:
         if self._process is None:
             return 0
-        code = (await self._workbench.run(self._process.ended())).code
+        if not self._is_followed:
+            await self._workbench.run(self._process.ended())
+        code = await self.poll()
         self._process = None
         return code
+
+    @property
+    def _is_followed(self) -> bool:
+        """Whether only the process that is to follow waits for this one's very end, and Jupyter need not."""
+        process = self._process
+        return self._successor is not None and isinstance(process, KernelProcess) and process.closed.is_set()
 
     async def send_signal(self, signum: int) -> None:
         if self._process is not None:
@@ -296,12 +308,14 @@ class ContainerProvisioner(KernelProvisionerBase):
 
     async def shutdown_requested(self, restart: bool = False) -> None:
         self._predecessor.is_told_to_end()
+        await self._drop_successor()
         if self._process is not None:
             self._asked_the_dead = self._process.exit is not None
             if restart:
                 await self._begin_successor(self._process)
+            gone = self._process.ended() if self._successor is None else self._successor.former.closed.wait()
             try:
-                await asyncio.wait_for(self._workbench.run(self._process.ended()), SHUTDOWN_LIMIT)
+                await asyncio.wait_for(self._workbench.run(gone), SHUTDOWN_LIMIT)
             except TimeoutError:
                 self.log.debug("The kernel takes its time to shut down")
 
@@ -319,7 +333,6 @@ class ContainerProvisioner(KernelProvisionerBase):
             request = self._request(project, kwargs)
             return Successor(launcher, project, process, request, channels, manager.context)
 
-        await self._drop_successor()
         self._successor = await self._workbench.run(begin())
 
     async def _drop_successor(self) -> None:
@@ -333,8 +346,10 @@ class ContainerProvisioner(KernelProvisionerBase):
             self._asked_the_dead, self._silent_until = False, time.monotonic() + LINGER
         if restart and (successor := self._successor) is not None:
             # Jupyter has just removed the paths, and waits for a while.
-            await self._tell(successor.former_has_ended)
+            await self._tell(successor.former_has_closed)
         if not restart:
+            if self._successor is not None:
+                await self._tell(self._successor.former.end)
             await self._drop_successor()
             await self.kill()
             await self._end_passing()

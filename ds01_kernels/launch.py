@@ -65,6 +65,8 @@ class Launcher:
         self._identity = identity
         #: Kernel processes of ours that may be needed soon and are nobody's yet: they keep no container.
         self.reserved: set[str] = set()
+        #: Kernel processes that are over in a moment, by SIGKILL if need be.
+        self.ending: set[KernelProcess] = set()
         self._stations: dict[str, Station] = {}
         #: By the project's path, what the agent of its last container was told.
         self._told: dict[Path, Preparation] = {}
@@ -299,7 +301,10 @@ class Launcher:
     async def _is_idle(self, info: ContainerInfo) -> bool:
         try:
             async with self.visit(info) as agent:
-                return await agent.kernels() <= self.reserved
+                others = await agent.kernels() - self.reserved
+                ending = [process for process in self.ending if process.id in others]
+                await asyncio.gather(*(process.ended() for process in ending))
+                return len(others) == len(ending)
         except AgentError as error:
             log.warning("The container %s is kept, since its agent does not answer: %s", info.name, error)
             return False

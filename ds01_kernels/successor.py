@@ -1,15 +1,19 @@
 """The next process of a kernel that is restarted, begun while the one before it ends.
 
-An interpreter takes some 30 ms for its end, after the last of what a user has asked to be done there. The
-next one is asked for something only when that is over, and only if it is what Jupyter starts then.
+An interpreter needs some 40 ms after its last socket was closed, and a client some 10 ms to connect again.
+So Jupyter is told of the end when the sockets are closed, and led to the next process meanwhile. That one is
+asked for something only when the former is over, and only if it is what Jupyter starts then.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from functools import partial
+from signal import SIGTERM
 from typing import Any
 
 import zmq
@@ -24,6 +28,9 @@ from .reconnecting import listeners_are_back, point_listeners, point_requests
 from .station import Started
 
 log = logging.getLogger("ds01_kernels")
+
+#: Seconds for a process that was killed to be gone, after which Jupyter goes on without.
+KILL_LIMIT = 5.0
 
 
 class Successor:
@@ -41,45 +48,82 @@ class Successor:
         """`context` is that of the kernel's clients."""
         self._launcher = launcher
         self._project = project
+        self.former = former
         self._request = request
         self._channels = channels
         self._context = context
         self._is_taken = False
         self._leading: asyncio.Future[None] | None = None
         launcher.reserved.add(request.process)
-        self._beginning = asyncio.ensure_future(self._begin(former))
+        self._beginning = asyncio.ensure_future(self._begin())
         _let_fail(self._beginning)
 
-    def former_has_ended(self) -> None:
+    def former_has_closed(self) -> None:
         """Lead there those who listened to it: nobody is connected to it any more."""
         if self._leading is None:
             self._leading = asyncio.ensure_future(self._lead())
             _let_fail(self._leading)
 
-    async def take(self, request: KernelRequest) -> Started | None:
+    async def take(self, request: KernelRequest, patience: float) -> Started | None:
         """The process, now the kernel; None when another one has to be started.
 
-        To be called when the former one has ended.
+        To be called when the former one has closed its sockets; it is over then, in either case. `patience`
+        is how many seconds Jupyter gives a kernel for its end.
         """
-        if _essence(request) != _essence(self._request):
-            return None
-        self.former_has_ended()
+        async with self._launcher.idling.busy(self._project):
+            is_wanted = _essence(request) == _essence(self._request)
+            async with self._former_ending(patience):
+                started = await self._led() if is_wanted else None
+            if started is None or started.process.exit is not None:
+                return None
+            point_requests(self._channels, started.prefix)
+            self._launcher.follow(self._project, started.process)
+        self._is_taken = True
+        return started
+
+    async def _led(self) -> Started | None:
+        """What was begun, once clients listen to it; None when it cannot be used."""
+        self.former_has_closed()
         assert self._leading is not None
         try:
             # Others may have changed the image or the settings: looked at as for every start.
-            async with self._launcher.idling.busy(self._project):
-                station = await self._launcher.reach(self._project)
-                started = await self._beginning
-                if started.process.exit is not None or station.agent is not started.process.agent:
-                    return None
-                await self._leading
-                point_requests(self._channels, started.prefix)
-                self._launcher.follow(self._project, started.process)
+            station = await self._launcher.reach(self._project)
+            started = await self._beginning
+            await self._leading
         except (Ds01Error, OSError) as error:
             log.debug("What was begun for a restart cannot be used: %s", error)
             return None
-        self._is_taken = True
-        return started
+        return started if station.agent is started.process.agent else None
+
+    @asynccontextmanager
+    async def _former_ending(self, patience: float) -> AsyncIterator[None]:
+        """What is done inside is done while it ends; afterwards it is over."""
+        ending = asyncio.ensure_future(self._see_former_out(patience))
+        self._launcher.ending.add(self.former)
+        try:
+            yield
+            await ending
+        finally:
+            self._launcher.ending.discard(self.former)
+            ending.cancel()
+
+    async def _see_former_out(self, patience: float) -> None:
+        """Wait for it as Jupyter does: half of its patience, then as long again after SIGTERM, then SIGKILL.
+
+        https://github.com/jupyter/jupyter_client/blob/v8.6.3/jupyter_client/manager.py (`finish_shutdown`)
+        """
+        former = self.former
+        for limit, go_on in (
+            (patience / 2, partial(former.signal, SIGTERM)),
+            (patience / 2, former.end),
+            (KILL_LIMIT, partial(log.warning, "Kernel process %d does not end", former.pid)),
+        ):
+            try:
+                await asyncio.wait_for(former.ended(), limit)
+            except TimeoutError:
+                go_on()
+            else:
+                return
 
     async def drop(self) -> None:
         """End what was not taken."""
@@ -91,8 +135,8 @@ class Successor:
                 (await self._beginning).process.end()
         self._launcher.reserved.discard(self._request.process)
 
-    async def _begin(self, former: KernelProcess) -> Started:
-        station = self._launcher.station_of(former.agent)
+    async def _begin(self) -> Started:
+        station = self._launcher.station_of(self.former.agent)
         if station is None:
             raise Ds01Error("The kernel's container is another one now.")
         async with self._launcher.idling.busy(self._project):

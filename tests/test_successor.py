@@ -28,6 +28,20 @@ atexit.register(wait)
 """
 
 
+#: The same, when its sockets are closed and its modules are being taken apart.
+ENDING_LATE = """
+import os, sys, time
+class Late:
+    def __del__(self, exists=os.path.exists, open=open, sleep=time.sleep):
+        for _ in range(1500):
+            if exists("/workspace/go"): break
+            sleep(0.02)
+        open("/workspace/over", "w").close()
+sys.modules["late"] = type(sys)("late")
+sys.modules["late"].one = Late()
+"""
+
+
 @pytest.fixture
 def live_site() -> Iterator[live.Site]:
     with live.a_site() as made:
@@ -35,11 +49,11 @@ def live_site() -> Iterator[live.Site]:
 
 
 @contextmanager
-def slow_kernel(project: ProjectFolder) -> Iterator[live.LiveKernel]:
+def slow_kernel(project: ProjectFolder, code: str = ENDING_SLOWLY) -> Iterator[live.LiveKernel]:
     """One that ends slowly, for which Jupyter has the patience."""
     with live.a_kernel(f"ds01-{project.name}") as kernel:
         kernel.manager.shutdown_wait_time = 2 * live.LIMIT
-        kernel.run(ENDING_SLOWLY)
+        kernel.run(code)
         yield kernel
         (project.path / "go").touch()
 
@@ -82,6 +96,32 @@ def test_it_is_begun_early_and_asked_late(live_site: live.Site, ipykernel_image:
         assert kernels(project) == 1
 
 
+def test_clients_are_led_to_it_while_the_former_is_taken_apart(
+    live_site: live.Site, ipykernel_image: str
+) -> None:
+    project = live_site.project("late", dockerfile=f"FROM {ipykernel_image}\n")
+    with slow_kernel(project, ENDING_LATE) as kernel:
+        shell, iopub = (Path(f"{kernel.manager.get_connection_info()['ip']}-{port}") for port in (1, 2))
+        former = iopub.readlink()
+        with restarting(kernel):
+            live.until(lambda: iopub.is_symlink() and iopub.readlink() != former)
+            assert not shell.is_symlink()
+            assert kernels(project) == 2
+            (project.path / "go").touch()
+        assert kernel.run("import os; print(os.path.exists('/workspace/over'))") == "True\n"
+        assert kernels(project) == 1
+
+
+def test_a_former_one_that_does_not_end_is_killed(live_site: live.Site, ipykernel_image: str) -> None:
+    project = live_site.project("endless", dockerfile=f"FROM {ipykernel_image}\n")
+    with slow_kernel(project, ENDING_LATE) as kernel:
+        kernel.manager.shutdown_wait_time = 2.0
+        with restarting(kernel):
+            pass
+        assert kernel.run("import os; print(os.path.exists('/workspace/over'))") == "False\n"
+        assert kernels(project) == 1
+
+
 def test_one_that_is_not_what_is_wanted_ends(live_site: live.Site, ipykernel_image: str) -> None:
     project = live_site.project("other", dockerfile=f"FROM {ipykernel_image}\n")
     with slow_kernel(project) as kernel:
@@ -92,16 +132,22 @@ def test_one_that_is_not_what_is_wanted_ends(live_site: live.Site, ipykernel_ima
         live.until(lambda: kernels(project) == 1)
 
 
-def test_it_keeps_no_container_that_is_out_of_date(live_site: live.Site, ipykernel_image: str) -> None:
+@pytest.mark.parametrize("code", [ENDING_SLOWLY, ENDING_LATE], ids=["slowly", "late"])
+def test_it_keeps_no_container_that_is_out_of_date(
+    live_site: live.Site, ipykernel_image: str, code: str
+) -> None:
     project = live_site.project("outdated", dockerfile=f"FROM {ipykernel_image}\n")
-    with slow_kernel(project) as kernel:
+    with slow_kernel(project, code) as kernel:
         former = container(project)
         (project.path / "Dockerfile").write_text(f"FROM {ipykernel_image}\nENV NEWER=yes\n")
         with_engine(lambda engine: build_project(engine, project))
+        launcher = Workbench.open().launcher
         with restarting(kernel):
-            live.until(lambda: kernels(project) == 2)
+            # What is looked at then waits for the former one.
+            live.until(lambda: launcher.ending if code is ENDING_LATE else kernels(project) == 2)
             (project.path / "go").touch()
         assert kernel.run("import os; print(os.environ.get('NEWER'))") == "yes\n"
+        assert (project.path / "over").exists()
         assert container(project) != former
         assert kernels(project) == 1
 

@@ -55,7 +55,8 @@ class Agent:
         self.clients: Dict[str, Client] = {}
         self.kernels: Dict[str, Kernel] = {}
         room = Room(self.memory.usage)
-        self.starter = Starter(loaded, self.folder, self._on_ready, early, sockets=self.sockets, room=room)
+        told = (self._on_ready, self._on_closed)
+        self.starter = Starter(loaded, self.folder, *told, early, sockets=self.sockets, room=room)
         self._unclaimed: Dict[int, int] = {}
         self._over = asyncio.Event()
         self._needed = 0.0
@@ -135,6 +136,11 @@ class Agent:
         kernel = self.kernels.get(kernel_id)
         if kernel is not None:
             kernel.is_ready()
+
+    def _on_closed(self, kernel_id: str) -> None:
+        kernel = self.kernels.get(kernel_id)
+        if kernel is not None:
+            kernel.is_closed()
 
     def _reap(self) -> None:
         while True:

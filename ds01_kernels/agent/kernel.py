@@ -22,10 +22,11 @@ START_BOUND = ("PYTHON", "LD_", "LC_", "MALLOC_", "GLIBC_")
 START_BOUND_NAMES = ("LANG", "LANGUAGE")
 
 #: On the line, a socket to the agent: a process reports its pid, gets the length and then the JSON of its
-#: request, and says `READY` when it can be reached.
+#: request, and says `READY` when it can be reached, `CLOSED` when it cannot any more.
 PID = struct.Struct(">I")
 LENGTH = struct.Struct(">I")
 READY = b"R"
+CLOSED = b"C"
 
 #: Seconds.
 ADOPTION_LIMIT = 5.0
@@ -116,9 +117,26 @@ def _run(request: Request, line: socket.socket) -> None:
     settle_signals()
     settle_place(request)
     sys.argv = ["ipykernel_launcher", *own_arguments(request.connection_file), *request.arguments]
+    tell_when_closed(line)
     app = application()
     initialize(app, request.connection_file, request.arguments)
     serve(app, request, line)
+
+
+def tell_when_closed(line: socket.socket) -> None:
+    """To be called before anything registers what is to be done at the end, so that this comes after it.
+
+    An interpreter then takes as long again to tear its modules down.
+    """
+    own = os.getpid()
+
+    def tell() -> None:
+        # A fork of the user's ends, too.
+        if os.getpid() == own:
+            with suppress(OSError):
+                line.send(CLOSED, socket.MSG_DONTWAIT)
+
+    atexit.register(tell)
 
 
 def application() -> Any:
@@ -161,7 +179,6 @@ def serve(app: Any, request: Request, line: socket.socket) -> None:
     if request.notice:
         previous.announce(app.shell, request.notice)
     line.sendall(READY)
-    line.close()
     notices.attach(app.shell)
     _say_idle_once_started(app.kernel)
     _end_in_order(app)

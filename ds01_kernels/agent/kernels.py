@@ -47,6 +47,9 @@ class Kernel:
         logs.shorten(self.request.log)
         self.client.send(kind="ready", kernel=self.id)
 
+    def is_closed(self) -> None:
+        self.client.send(kind="closed", kernel=self.id)
+
     def signal(self, signum: int) -> None:
         """To its process group."""
         if self.pid is not None:

@@ -17,6 +17,7 @@ spawn              client    call, kernel, cwd, env, files, connection, argument
                              cell is to say of the process before it
 spawned            agent     call, kernel, pid, how ("spare", "fork", "start"), note
 ready              agent     kernel: its five sockets are bound
+closed             agent     kernel: they are closed again; what is left of its end is the interpreter's own
 signal             client    kernel, signum
 end                client    kernel: SIGKILL to all that is left of it
 exited             agent     kernel, code (as `subprocess.Popen.returncode`), detail, cause (see `memory`),

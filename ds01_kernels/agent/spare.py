@@ -71,6 +71,7 @@ def attend(line: socket.socket, own: Spare) -> None:
     kernel.redirect(own.log)
     kernel.settle_signals()
     known, began = set(sys.modules), time.time_ns()
+    kernel.tell_when_closed(line)
     app = kernel.application()
     taken: Dict[str, kernel.Request] = {}
 

@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set, Tuple
 
 from . import processes
 from .begin import Preloading, preload, python, remember
-from .kernel import PID, Preparation, Request, Setup, is_start_bound
+from .kernel import CLOSED, PID, READY, Preparation, Request, Setup, is_start_bound
 from .paths import kernel_path, user_site
 from .room import Room
 from .spare import can_follow, is_init_bound
@@ -33,13 +33,17 @@ class Started(NamedTuple):
 
 
 class Starter:
-    """`on_ready(kernel)` is called when a kernel's sockets are bound; `early` is a zygote on its way."""
+    """`on_ready(kernel)` is called when a kernel can be reached, `on_closed(kernel)` when it cannot any more.
+
+    `early` is a zygote on its way.
+    """
 
     def __init__(
         self,
         texts: Dict[str, str],
         folder: str,
         on_ready: Callable[[str], None],
+        on_closed: Callable[[str], None],
         early: Optional[Preloading],
         *,
         sockets: str,
@@ -49,6 +53,7 @@ class Starter:
         self._early = early
         self._folder = folder
         self._on_ready = on_ready
+        self._on_closed = on_closed
         self._setup: Optional[Setup] = None
         self._env: Dict[str, str] = {}
         self._zygote: Optional[Zygote] = None
@@ -195,14 +200,17 @@ class Starter:
     # Both
 
     def _follow(self, request: Request, line: Line, skip: int = 0, is_sent: bool = False) -> None:
-        """Send the request, and tell when the kernel is ready; `skip` bytes come before it says so."""
+        """Send the request, and pass on what the kernel says; `skip` bytes come before that."""
 
         async def follow() -> None:
             if not is_sent:
                 line.writer.write(request.encode())
             try:
-                await line.reader.readexactly(skip + 1)
-                self._on_ready(request.kernel)
+                await line.reader.readexactly(skip)
+                if await line.reader.readexactly(1) == READY:
+                    self._on_ready(request.kernel)
+                    if await line.reader.readexactly(1) == CLOSED:
+                        self._on_closed(request.kernel)
             except (EOFError, OSError):
                 pass  # it has ended before, which its exit tells
             finally:
