@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from pathlib import PurePosixPath
 from typing import Any
 
 from .agent import loader, protocol
@@ -30,10 +31,10 @@ REASON_LENGTH = 4096
 #: Bytes of memory that a container may claim to be limited to, or to use.
 MOST_MEMORY = 1 << 60
 
-#: Runs the program in $1 with the interpreter in $2, or /usr/bin/python, or what `python` or `python3` is.
-FIND_PYTHON = """\
+_FIND_PYTHON = """\
 for python in "$2" /usr/bin/python "$(command -v python)" "$(command -v python3)"; do
-    [ -n "$python" ] && [ -x "$python" ] && exec "$python" -I -c "$1"
+    [ -n "$python" ] && [ -x "$python" ] || continue
+    %sexec "$python" -I -c "$1"
 done
 echo "there is no Python in this image" >&2
 exit 127"""
@@ -121,7 +122,7 @@ async def reach(
 async def _reach(
     engine: Engine, container: str, python: str, hello: Mapping[str, Any], limit: float
 ) -> AgentStream:
-    stream = await engine.exec(container, ["/bin/sh", "-c", FIND_PYTHON, "ds01", _RELAY_STUB, python])
+    stream = await engine.exec(container, ["/bin/sh", "-c", find_python(), "ds01", _RELAY_STUB, python])
     try:
         async with asyncio.timeout(limit):
             received = await _join_relay(stream)
@@ -270,25 +271,37 @@ def _said(stream: Stream) -> str:
     return clean(stream.errors, colours=False).strip()
 
 
+def find_python(first: str = "") -> str:
+    """A shell's program that runs the one in $1 with the interpreter in $2, or another one that there is.
+
+    What it does `first` knows that as $python.
+    """
+    return _FIND_PYTHON % first
+
+
 @cache
 def programs() -> tuple[str, bytes, str]:
     """The relay's text, the agent's program, and the hash that tells agents of the same source."""
+    texts, digest = _source()
+    return texts["relay"], loader.program(texts, "begin", []).encode(), digest
+
+
+def early_start(guess: Preparation, file: PurePosixPath) -> bytes:
+    """What is run with a container, from that file, to start the agent in it (`agent.early`)."""
+    texts, digest = _source()
+    return loader.program(texts, "early", [digest, guess.encode(), str(file)]).encode()
+
+
+@cache
+def _source() -> tuple[dict[str, str], str]:
     folder = files("ds01_kernels.agent")
     texts = {
         entry.name.removesuffix(".py"): entry.read_text(encoding="utf-8")
         for entry in folder.iterdir()
         if entry.name.endswith(".py")
     }
-    relay = texts.pop("relay")
-    program = loader.program(texts, "begin", []).encode()
     digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()[:12]
-    return relay, program, f"{protocol.VERSION}-{digest}"
-
-
-def early_start(guess: Preparation) -> bytes:
-    """What a container's main process runs to start the agent with it (`agent.relay.start_early`)."""
-    relay, agent, digest = programs()
-    return f"{relay}\n\nstart_early({digest!r}, {agent!r}, {guess.encode()!r})\n".encode()
+    return texts, f"{protocol.VERSION}-{digest}"
 
 
 def _counted(data: bytes) -> bytes:

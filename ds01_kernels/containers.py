@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from .account import PIP_REPORT, Person, account, person_in
 from .agent.kernel import Preparation
-from .agent_stream import FIND_PYTHON, early_start
+from .agent_stream import early_start, find_python
 from .connection import AGENT, SOCKETS, SocketDirectory
 from .engine import ContainerInfo, ContainerSpec, Engine, EngineInfo, ImageInfo, Mount
 from .errors import (
@@ -55,28 +55,19 @@ PIP_VARIABLES = {
 #: Seconds that a container's main process has for its end.
 STOP_GRACE = 10.0
 
-#: The container's main process starts the agent, which whoever started the container has put there, and then
-#: does nothing: kernels come and go beside it. It must live on whatever happens.
-_HOLDER = f"""\
-import os, signal
-def start():
-    with open("{SOCKETS / AGENT}", encoding="utf-8") as file:
-        program = file.read()
-    os.remove(file.name)
-    if os.fork():
-        os.wait()
-    elif os.fork():
-        os._exit(0)
-    else:
-        try:
-            exec(program, {{"__name__": "agent"}})
-        finally:
-            os._exit(0)
-try:
-    start()
-except Exception:
-    pass
+#: The container's main process does nothing: kernels come and go beside it. It must live on whatever happens.
+_HOLDER = """\
+import signal
 while True: signal.pause()"""
+
+#: Beside it the agent is started, as whoever started the container has put it there, in an interpreter that a
+#: kernel may be a fork of (`agent.early`): not isolated, and away from the project's files.
+_EARLY = f"""\
+if [ -e {SOCKETS / AGENT} ]; then
+    program="exec(open('{SOCKETS / AGENT}', encoding='utf-8').read())"
+    (cd / && exec "$python" -Xfrozen_modules=off -c "$program # $0 zygote" &)
+fi
+"""
 
 
 #: Most images have an ipykernel of their own, or soon will: a wrong guess costs some ms of a core.
@@ -261,7 +252,7 @@ async def run(engine: Engine, info: ContainerInfo, guess: Preparation = NOTHING_
     if sockets is not None:
         # /tmp may have been cleaned since, or somebody may have put something else there.
         sockets.renew()
-        await asyncio.to_thread(sockets.write_agent, early_start(guess))
+        await asyncio.to_thread(sockets.write_agent, early_start(guess, SOCKETS / AGENT))
     # By its name, which is in what may be said of it.
     await engine.start(info.name)
     started = await engine.container(info.id)
@@ -347,7 +338,7 @@ def _spec(
     return ContainerSpec(
         name=name,
         image=image.id,
-        entrypoint=("/bin/sh", "-c", FIND_PYTHON, "ds01", _HOLDER, settings.python),
+        entrypoint=("/bin/sh", "-c", find_python(_EARLY), "ds01", _HOLDER, settings.python),
         user=f"{person.uid}:{person.gid}",
         working_dir=str(WORKSPACE),
         env={

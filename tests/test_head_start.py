@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import signal
+import subprocess
+from pathlib import Path, PurePosixPath
 
 import live
 import pytest
-from test_agent import Site, kill, run, site, wait_until
+from test_agent import LIMIT, PYTHON, Site, kill, run, site, wait_until
 
 from ds01_kernels import containers
+from ds01_kernels.agent.kernel import Preparation
+from ds01_kernels.agent_stream import early_start
 from ds01_kernels.workbench import Workbench
 
 __all__ = ["site"]
@@ -54,10 +60,66 @@ def test_what_was_kept_and_cannot_be_read_is_left_aside(site: Site, text: str) -
     run(site, work)
 
 
+def started_early(site: Site, guess: Preparation) -> subprocess.Popen[bytes]:
+    """What is run with a container; a shell lets what it starts beside itself ignore two signals."""
+    file = site.folder / "early"
+    file.write_bytes(early_start(guess, PurePosixPath(file)))
+    text = f"exec(open({str(file)!r}).read()) # ds01 zygote"
+    command = f"trap '' INT QUIT; exec {PYTHON} -Xfrozen_modules=off -c \"$0\""
+    env = {"HOME": str(site.folder), "LANG": "C.UTF-8", "PATH": os.environ["PATH"]}
+    env |= {"DS01_AGENT_FOLDER": str(site.agent_folder), **site.env}
+    return subprocess.Popen(["/bin/sh", "-c", command, text], cwd="/", env=env)
+
+
+@pytest.mark.parametrize(
+    ("told", "is_fork"),
+    [({}, True), ({"COLOUR": "red"}, True), ({"LANG": "C"}, False)],
+    ids=["nothing", "what-is-so", "another-locale"],
+)
+def test_an_agent_that_starts_with_its_container_has_forked_the_zygote(
+    site: Site, told: dict[str, str], is_fork: bool
+) -> None:
+    async def work() -> None:
+        site.env = {"COLOUR": "red"}
+        early = started_early(site, Preparation([], True, told))
+        await wait_until(lambda: site.agents() == {early.pid} and len(site.zygotes()) == 1)
+        (zygote,) = site.zygotes()
+        shown = Path(f"/proc/{zygote}/cmdline").read_text()
+        assert (str(site.folder / "early") in shown) is is_fork
+        agent = await site.connect(env=told)
+        process = await site.kernel(agent, env=told)
+        assert process.how == "fork"
+        assert site.zygotes(process) == {zygote}
+        handlers = "[str(signal.getsignal(n)) for n in (signal.SIGINT, signal.SIGQUIT)]"
+        found = await site.run(process, "import signal", handlers)
+        assert "default_int_handler" in found
+        assert "SIG_IGN" not in found
+        await agent.close()
+        kill(early.pid, signal.SIGTERM)
+        assert await asyncio.to_thread(early.wait, LIMIT) == 0
+
+    run(site, work)
+
+
+def test_where_an_agent_runs_no_other_is_started_early(site: Site) -> None:
+    async def work() -> None:
+        agent = await site.connect()
+        process = await site.kernel(agent)
+        before = site.agents(), site.zygotes(process)
+        early = started_early(site, Preparation([], True, {}))
+        assert await asyncio.to_thread(early.wait, LIMIT) == 0
+        assert (site.agents(), site.zygotes(process)) == before
+        await agent.close()
+
+    run(site, work)
+
+
 @pytest.mark.engine
 def test_the_agent_starts_with_its_container(engine_available: None) -> None:
     with live.a_site() as place:
         project = place.project("stopped")
+        # The project's files are not what it imports.
+        (project.path / "typing.py").write_text("raise ImportError('not this one')\n")
         workbench = Workbench.open()
         found = next(each for each in workbench.projects().projects if each.name == project.name)
         info = workbench.call(workbench.launcher.deploy(found))

@@ -45,7 +45,7 @@ def mark(folder: str, env: Mapping[str, str]) -> None:
     names = [_variable(name, env[name]).decode() for name in (AGENT_VARIABLE, KERNEL_VARIABLE)]
     # It starts without, too, and then only misses what leaves its session in a fork.
     with suppress(OSError, ValueError):
-        descriptor = _nameless(folder, bytes(mmap.PAGESIZE), ",".join(names))
+        descriptor = nameless(folder, bytes(mmap.PAGESIZE), ",".join(names))
         _mark = mmap.mmap(descriptor, mmap.PAGESIZE, access=mmap.ACCESS_READ)
         os.close(descriptor)
 
@@ -72,14 +72,14 @@ def start_python(
     `OSError`, and `ValueError` for variables that no process can have.
     """
     with ExitStack() as opened:
-        text = _nameless(folder, loader.program(texts, module, [*arguments, inherit]).encode("utf-8"))
+        text = nameless(folder, loader.program(texts, module, [*arguments, inherit]).encode("utf-8"))
         opened.callback(os.close, text)
         log = None
         if output:
             log = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             opened.callback(os.close, log)
         process = subprocess.Popen(
-            [*python, "-c", 'exec(open(%d, encoding="utf-8").read()) # ds01 %s' % (text, module)],
+            [*python, "-c", command(text, module)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -92,6 +92,11 @@ def start_python(
     # codes from the agent, which waits for every child itself.
     process.returncode = 0
     return process.pid
+
+
+def command(text: int, name: str) -> str:
+    """What an interpreter is to run the program on that descriptor with; `ps` shows the name."""
+    return 'exec(open(%d, encoding="utf-8").read()) # ds01 %s' % (text, name)
 
 
 def end_kernel(kernel: str, pid: Optional[int]) -> None:
@@ -235,7 +240,7 @@ def _variable(name: str, value: str) -> bytes:
     return ("%s=%s" % (name, value)).encode("utf-8", "surrogateescape")
 
 
-def _nameless(folder: str, content: bytes, name: str = "") -> int:
+def nameless(folder: str, content: bytes, name: str = "") -> int:
     """A descriptor at the start of a file without a name. Some Pythons are built without memfd_create(2).
 
     `name` is the one that it had for a moment, and by which /proc tells of it.

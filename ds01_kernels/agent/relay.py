@@ -43,15 +43,6 @@ def relay(read: Callable[[int], bytes], digest: str) -> None:
     pump(agent)
 
 
-def start_early(digest: str, program: bytes, guess: str) -> None:
-    """Start the agent with the container, before a client asks for it.
-
-    `guess` is what a client will tell it, as far as that is known (JSON of `kernel.Preparation`).
-    """
-    path = os.path.join(private_folder(), digest + ".sock")
-    (connect(path) or start(path, program, guess)).close()
-
-
 def private_folder() -> str:
     """The agent's own folder; refused when somebody else may have put it there."""
     folder = os.environ.get("DS01_AGENT_FOLDER") or "/tmp/.ds01-agent-%d" % os.getuid()  # noqa: S108 - checked below
@@ -80,7 +71,7 @@ def join(path: str) -> Optional[socket.socket]:
         return connect(path)
 
 
-def start(path: str, program: bytes, *guesses: str) -> socket.socket:
+def start(path: str, program: bytes) -> socket.socket:
     """Start the agent, detached; two relays at once start one."""
     with open(path + ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -88,13 +79,12 @@ def start(path: str, program: bytes, *guesses: str) -> socket.socket:
         if agent is not None:
             return agent
         ready, told = os.pipe()
-        # The agent shortens its log when it grows, so every write has to go to its end.
-        log = os.open(path + ".log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+        log = open_log(path)
         pid = os.fork()
         if pid == 0:
             for descriptor in (ready, lock.fileno()):
                 os.close(descriptor)
-            be_agent(log, program, path, str(told), *guesses)
+            be_agent(log, program, path, str(told))
         for descriptor in (told, log):
             os.close(descriptor)
         answered = select.select([ready], [], [], START_LIMIT)[0]
@@ -117,13 +107,7 @@ def be_agent(log: int, program: bytes, *arguments: str) -> None:
     """
     code = 1
     try:
-        os.setsid()
-        os.chdir("/")
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        for descriptor, own in ((nothing, 0), (log, 1), (log, 2)):
-            os.dup2(descriptor, own)
-        for descriptor in (nothing, log):
-            os.close(descriptor)
+        detach(log)
         entitle("# ds01 agent")
         sys.argv = ["agent", *arguments]
         exec(program, {"__name__": "__main__"})  # noqa: S102 - it is ours
@@ -136,6 +120,22 @@ def be_agent(log: int, program: bytes, *arguments: str) -> None:
         with suppress(Exception):
             sys.stderr.flush()
         os._exit(code)
+
+
+def open_log(path: str) -> int:
+    # The agent shortens its log when it grows, so every write has to go to its end.
+    return os.open(path + ".log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+
+
+def detach(log: int) -> None:
+    """Let nothing tie this process to those that started it; its output goes there."""
+    os.setsid()
+    os.chdir("/")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for descriptor, own in ((nothing, 0), (log, 1), (log, 2)):
+        os.dup2(descriptor, own)
+    for descriptor in (nothing, log):
+        os.close(descriptor)
 
 
 def entitle(title: str) -> None:

@@ -11,9 +11,10 @@ from dataclasses import asdict
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set, Tuple
 
 from . import processes
-from .begin import Preloading, preload, python, remember
+from .begin import Preloading, preload, python
 from .kernel import CLOSED, PID, READY, Preparation, Request, Setup, is_start_bound
 from .paths import kernel_path, user_site
+from .prepared import remember
 from .room import Room
 from .spare import can_follow, is_init_bound
 from .spares import Spares

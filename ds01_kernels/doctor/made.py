@@ -82,7 +82,7 @@ def _state(facts: Facts, info: ContainerInfo) -> Finding:
         message = f"The container {info.name} is {info.state}."
         remedy = f"If it stays so, remove it: `jupyter ds01 container-retire {facts.name} --force`."
         return Finding("container", "error", message, remedy)
-    # Said by the shell that looks for the holder's interpreter (`agent_stream.FIND_PYTHON`).
+    # Said by the shell that looks for the holder's interpreter (`agent_stream.find_python`).
     if info.exit_code == 127 and "no Python" in facts.last_words:
         return Finding("python", "error", "There is no Python in this project's image.", _INSTALL_PYTHON)
     if info.oom_killed:

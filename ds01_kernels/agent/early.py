@@ -1,0 +1,70 @@
+"""The agent and its zygote, on their way as soon as their container starts.
+
+This runs in an interpreter such as kernels have, which the container's main process was started beside. A
+fork of it becomes the zygote, and has begun its imports when another interpreter would still be starting; the
+process itself becomes the agent, isolated, by running another program.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+import sys
+from dataclasses import asdict
+from typing import Any, Optional, Sequence
+
+from . import loaded, loader, prepared, processes, relay, zygote
+from .kernel import Preparation, Setup
+
+
+def main(digest: str, guess: str, file: str) -> None:
+    """`digest` is the agent's source hash, `guess` what a client will tell it (JSON of a `Preparation`).
+
+    `file` is that of this program, for one start.
+    """
+    os.remove(file)
+    # A shell lets what it starts in the background ignore them.
+    for signum in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(signum, signal.SIG_DFL)
+    folder = relay.private_folder()
+    path = os.path.join(folder, digest + ".sock")
+    # The agent lets go of it when it listens.
+    lock = os.open(path + ".lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    other = relay.connect(path)
+    if other is not None:
+        other.close()
+        return
+    relay.detach(relay.open_log(path))
+    told = prepared.recall(folder, guess)
+    ours, theirs = socket.socketpair()
+    forked = _fork(told)
+    if told is not None and forked == 0:
+        os.close(lock)
+        ours.close()
+        os.setsid()
+        zygote.main(asdict(Setup(os.getppid(), told.path, told.first)), theirs.detach())
+        return
+    theirs.close()
+    known = [told and told._asdict(), forked or 0, ours.fileno()]
+    _become_agent(folder, path, known, lock, ours.fileno())
+
+
+def _fork(told: Optional[Preparation]) -> Optional[int]:
+    """0 in the process that is to be the zygote; None when this interpreter is none for it."""
+    if told is None or any(os.environ.get(name) != value for name, value in told.env.items()):
+        return None
+    try:
+        return os.fork()
+    except OSError:
+        return None
+
+
+def _become_agent(folder: str, path: str, arguments: Sequence[Any], lock: int, *inherited: int) -> None:
+    text = processes.nameless(folder, loader.program(loaded, "begin", arguments).encode("utf-8"))
+    for descriptor in (text, lock, *inherited):
+        os.set_inheritable(descriptor, True)
+    command = processes.command(text, "agent")
+    os.execv(sys.executable, [sys.executable, "-I", "-c", command, path, str(lock)])  # noqa: S606 - no shell
