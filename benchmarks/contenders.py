@@ -85,11 +85,11 @@ async def _ours(stage: Stage, key: str, opened: AsyncExitStack) -> Contender:
     if key == "ds01-streams":
         await workbench.run(_make_apart(project))
     launcher: Any = workbench.launcher
-    usual = getattr(launcher, "spare_kernels", 0)
+    usual = launcher.preparations.spare_kernels
     # The agent is told once, when the container is reached for the first time.
-    launcher.spare_kernels = 0 if key == "ds01-no-spare" else usual
+    launcher.preparations.spare_kernels = 0 if key == "ds01-no-spare" else usual
     await workbench.run(launcher.deploy(project))
-    launcher.spare_kernels = usual
+    launcher.preparations.spare_kernels = usual
     opened.push_async_callback(retire, project)
     variants = {"ds01-no-spare": ", no spare kernel", "ds01-streams": ", by streams"}
     title = f"ds01-kernels{variants.get(key, '')}"

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from . import containers, elsewhere, ipykernel_store
-from .agent.kernel import Preparation, is_start_bound
 from .agent_client import Agent, KernelProcess
 from .agent_requests import Identity, KernelRequest
 from .agent_stream import Load
-from .containers import IPYKERNEL, NOTHING_KNOWN, STOP_GRACE, Running
+from .containers import STOP_GRACE, Running
 from .engine import ContainerInfo, Engine, EngineInfo
 from .errors import (
     AgentError,
@@ -30,12 +29,12 @@ from .events import ContainerChanged
 from .exits import Exit
 from .idling import Idling
 from .locks import ProjectLocks
+from .preparing import Preparations
 from .projects import Project
 from .settings import Settings
 from .station import Started, Station
 from .unreachable import why_unreachable
 from .vanishing import tell_end
-from .variables import select
 
 log = logging.getLogger("ds01_kernels")
 
@@ -48,8 +47,7 @@ class Launcher:
 
     def __init__(self, engine: Engine, settings: Callable[[Project], Settings], identity: Identity) -> None:
         self.engine = engine
-        #: Kernels that each container is to have begun before anybody wants them.
-        self.spare_kernels = 0
+        self.preparations = Preparations(engine)
         self.locks = ProjectLocks()
         #: Told of every container that was reached for its project, and when something was installed in it.
         self.noticed: Noticed = lambda project, info, agent, is_new: None
@@ -68,8 +66,8 @@ class Launcher:
         #: Kernel processes that are over in a moment, by SIGKILL if need be.
         self.ending: set[KernelProcess] = set()
         self._stations: dict[str, Station] = {}
-        #: By the project's path, what the agent of its last container was told.
-        self._told: dict[Path, Preparation] = {}
+        #: By the project's path, where it was reached the last time.
+        self._reached: dict[Path, Station] = {}
         self._seeing_out: set[asyncio.Task[None]] = set()
         self._retiring: dict[str, asyncio.Lock] = {}
         self.idling = Idling(engine, self.locks, self.count_kernels, self._was_stopped)
@@ -119,15 +117,34 @@ class Launcher:
         task.add_done_callback(self._seeing_out.discard)
 
     async def _start(self, project: Project, request: KernelRequest) -> Started:
-        station = await self.reach(project)
-        await self._prepare(project, station, curve="curve_secretkey" in request.connection)
-        process = await station.spawn(request)
+        """Begin it where the project was reached the last time, and see beside that whether this is right.
+
+        The look asks the engine, which takes as long as a third of the rest.
+        """
+        curve = "curve_secretkey" in request.connection
+        likely = self._reached.get(project.path)
+        begun: asyncio.Task[Started] | None = None
+        if likely is not None and likely is self.station_of(likely.agent) and likely.is_prepared(curve=curve):
+            begun = asyncio.create_task(likely.begin(request))
+        # Nobody's yet.
+        self.reserved.add(request.process)
         try:
-            await process.ready()
-        except BaseException:
+            station = await self.reach(project)
+            if begun is not None and station is likely:
+                taken, begun = begun, None
+                return await taken
+        finally:
+            self.reserved.discard(request.process)
+            if begun is not None:
+                self._keep(self._end(begun))
+        await self.preparations.make(project, station, curve=curve)
+        return await station.begin(request)
+
+    async def _end(self, begun: Awaitable[Started]) -> None:
+        with suppress(Ds01Error, OSError):
+            process = (await begun).process
+            self._see_out(process)
             process.end()
-            raise
-        return await station.started(process)
 
     async def reach(self, project: Project) -> Station:
         """The project's container, running, with its agent connected."""
@@ -144,9 +161,10 @@ class Launcher:
             settings,
             store=await asyncio.to_thread(ipykernel_store.store_root),
             is_idle=self._is_idle,
-            guess=self._guess(project),
+            guess=self.preparations.guess(project),
         )
-        return await self._station(project, running, settings.python)
+        station = self._reached[project.path] = await self._station(project, running, settings.python)
+        return station
 
     async def adopt(self, project: Project, process: str, client: str) -> Started:
         """Take over a kernel process that another process of ours, `client`, has started."""
@@ -158,7 +176,7 @@ class Launcher:
     async def deploy(self, project: Project) -> ContainerInfo:
         """Have the project's container running, and its agent ready for kernels."""
         station = await self.reach(project)
-        await self._prepare(project, station, curve=False)
+        await self.preparations.make(project, station, curve=False)
         return station.running.info
 
     async def retire(self, project: Project, *, force: bool) -> bool:
@@ -236,7 +254,7 @@ class Launcher:
         settings = await asyncio.to_thread(self._settings, project)
         info = await self._create_beside(project, image_id, settings, f"trial-{os.urandom(4).hex()}")
         try:
-            running = await containers.run(self.engine, info, self._guess(project))
+            running = await containers.run(self.engine, info, self.preparations.guess(project))
             async with self.visit(running.info, settings.python) as agent:
                 yield agent
         finally:
@@ -252,9 +270,11 @@ class Launcher:
         """
         settings = await asyncio.to_thread(self._settings, project)
         info = await self._create_beside(project, image_id, settings, beside, host)
-        running = replace(await containers.run(self.engine, info, self._guess(project)), is_new=True)
+        running = replace(
+            await containers.run(self.engine, info, self.preparations.guess(project)), is_new=True
+        )
         station = await self._station(project, running, settings.python, is_noticed=False)
-        await self._prepare(project, station, curve=False)
+        await self.preparations.make(project, station, curve=False)
         return station
 
     async def retire_if_idle(self, container: str) -> bool:
@@ -360,31 +380,6 @@ class Launcher:
             if running.is_new:
                 await asyncio.shield(containers.retire(self.engine, running.info))
             raise
-
-    def _guess(self, project: Project) -> Preparation:
-        return self._told.get(project.path, NOTHING_KNOWN._replace(env=_of_zygotes()))
-
-    async def _prepare(self, project: Project, station: Station, *, curve: bool) -> None:
-        """Have an ipykernel in place, and the agent's zygote warming."""
-        if station.prepared or (station.prepared is not None and not curve):
-            return
-        survey = station.agent.survey
-        found = survey["ipykernel"]
-        path: list[str] = []
-        if found is None or not ipykernel_store.is_sufficient(found, curve=curve):
-            name = await ipykernel_store.provide(ipykernel_store.Target.of(survey), curve=curve)
-            if station.running.is_foreign:
-                store = await asyncio.to_thread(ipykernel_store.store_root)
-                await elsewhere.bring_ipykernel(self.engine, station.agent, store, name)
-            path = [str(IPYKERNEL / name)]
-        told = Preparation(path, bool(path) and found is not None, _of_zygotes())
-        station.agent.prepare(*told, spares=self.spare_kernels)
-        station.prepared = curve
-        self._told[project.path] = told
-
-
-def _of_zygotes() -> dict[str, str]:
-    return {name: value for name, value in select(os.environ).plain.items() if is_start_bound(name)}
 
 
 async def _nothing(*of: object) -> None:

@@ -29,6 +29,23 @@ class Station:
     #: None until the agent knows where ipykernel is; then whether that one can encrypt.
     prepared: bool | None = None
 
+    def is_prepared(self, *, curve: bool) -> bool:
+        """Whether kernels can start, with `curve` also such as encrypt."""
+        return self.prepared is not None and (self.prepared or not curve)
+
+    async def begin(self, request: KernelRequest) -> Started:
+        """Start a kernel process and wait until it can be reached; what cannot be ends.
+
+        Raises `KernelFailedError`, another `Ds01Error`, or `OSError`.
+        """
+        process = await self.spawn(request)
+        try:
+            await process.ready()
+        except BaseException:
+            process.end()
+            raise
+        return await self.started(process)
+
     async def spawn(self, request: KernelRequest) -> KernelProcess:
         """Start a kernel process; it is not `ready` yet. Raises `AgentError`."""
         if self._shared is None:

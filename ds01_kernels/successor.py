@@ -140,13 +140,7 @@ class Successor:
         if station is None:
             raise Ds01Error("The kernel's container is another one now.")
         async with self._launcher.idling.busy(self._project):
-            process = await station.spawn(self._request)
-            try:
-                await process.ready()
-                return await station.started(process)
-            except BaseException:
-                process.end()
-                raise
+            return await station.begin(self._request)
 
     async def _lead(self) -> None:
         started = await asyncio.shield(self._beginning)

@@ -208,7 +208,7 @@ class Workbench(Options):
         launcher.replaced = self._replaced
         launcher.why_ended = partial(why_ended, self.deploy_events)
         launcher.idling.seconds = self.idle_stop
-        launcher.spare_kernels = self.spare_kernels
+        launcher.preparations.spare_kernels = self.spare_kernels
         drifts = Drifts(launcher, self.records, self.emit)
         launcher.idling.record_drift = drifts.look
         rebuilds = Rebuilds(

@@ -51,6 +51,7 @@ LAYERS = (
     {"creating"},
     {"station"},
     {"elsewhere"},
+    {"preparing"},
     {"launch", "idling", "jobs", "explaining", "predecessor", "reconnecting", "vanishing", "waiting"},
     {"successor"},
     {"drifts", "installing", "housekeeping", "nodes"},
