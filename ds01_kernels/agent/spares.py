@@ -104,19 +104,26 @@ class Spares:
         if self._wanted > len(self._waiting) and not is_busy and not self._is_futile:
             self._filling = asyncio.ensure_future(self._fill())
 
-    async def take(self, request: Request) -> Optional[Waiting]:
-        """One that is that kernel now; None when there is none."""
+    async def take(self, request: Request, is_sound: Callable[[], bool]) -> Optional[Waiting]:
+        """One that is that kernel now; None when there is none, or their zygote is not sound any more.
+
+        That is looked at, with a thousand files, while the first one becomes the kernel.
+        """
         self.delay()
         while self._waiting:
             spare = self._waiting.pop(0)
             # From here on its exit is that of a kernel, and none of our business.
             del self._began[spare.pid]
-            if not spare.is_stale() and await self._hand_over(spare, request):
+            spare.line.writer.write(request.encode())
+            zygote_is_sound = is_sound()
+            if zygote_is_sound and not spare.is_stale() and await _is_taken(spare):
                 files.remove(spare.own.connection_file)
                 self.fill()
                 return spare
             self._began[spare.pid] = spare.own
             self._end(spare)
+            if not zygote_is_sound:
+                return None
         self.fill()
         return None
 
@@ -126,13 +133,6 @@ class Spares:
         was_spare = pid in self._began
         self._forget(pid)
         return was_spare
-
-    async def _hand_over(self, spare: Waiting, request: Request) -> bool:
-        spare.line.writer.write(request.encode())
-        try:
-            return await asyncio.wait_for(spare.line.reader.readexactly(1), TAKE_LIMIT) == TAKEN
-        except (EOFError, OSError, asyncio.TimeoutError):
-            return False
 
     async def _fill(self) -> None:
         loop = asyncio.get_running_loop()
@@ -191,6 +191,13 @@ def sweep(folder: str, sockets: str) -> None:
             log = os.path.join(folder, stem + ".log")
             ports = [os.path.join(sockets, "%s-%d" % (stem, port)) for port in range(1, 6)]
             files.remove(os.path.join(folder, name), log, *ports)
+
+
+async def _is_taken(spare: Waiting) -> bool:
+    try:
+        return await asyncio.wait_for(spare.line.reader.readexactly(1), TAKE_LIMIT) == TAKEN
+    except (EOFError, OSError, asyncio.TimeoutError):
+        return False
 
 
 async def _waits(line: Line) -> Dict[str, Any]:

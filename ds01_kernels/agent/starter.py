@@ -108,13 +108,13 @@ class Starter:
     # By fork
 
     async def _fork(self, setup: Setup, request: Request) -> Started:
-        zygote = self._current_zygote(setup)
-        await zygote.warm()
         if can_follow(request) and not self._differs(request.env, is_init_bound):
-            spare = await self._spares.take(request)
+            spare = await self._spares.take(request, self._is_sound)
             if spare is not None:
                 self._follow(request, spare.line, is_sent=True)
                 return Started(spare.pid, "spare")
+        zygote = self._current_zygote(setup)
+        await zygote.warm()
         self._spares.delay()
         pid, line = await self._fork_from(zygote)
         self._follow(request, line)
@@ -153,6 +153,9 @@ class Starter:
             self._spares.drop()
             self._zygote = Zygote(self._preloading(setup))
         return self._zygote
+
+    def _is_sound(self) -> bool:
+        return self._zygote is not None and not self._zygote.is_stale()
 
     def _preloading(self, setup: Setup) -> Preloading:
         early = self._early
