@@ -71,16 +71,21 @@ def started_early(site: Site, guess: Preparation) -> subprocess.Popen[bytes]:
     return subprocess.Popen(["/bin/sh", "-c", command, text], cwd="/", env=env)
 
 
+#: A package's code that runs when an interpreter starts.
+THREAD = "import threading, time; threading.Thread(target=time.sleep, args=[1e6], daemon=True).start()\n"
+
+
 @pytest.mark.parametrize(
-    ("told", "is_fork"),
-    [({}, True), ({"COLOUR": "red"}, True), ({"LANG": "C"}, False)],
-    ids=["nothing", "what-is-so", "another-locale"],
+    ("told", "at_start", "is_fork"),
+    [({}, "", True), ({"COLOUR": "red"}, "", True), ({"LANG": "C"}, "", False), ({}, THREAD, False)],
+    ids=["nothing", "what-is-so", "another-locale", "a-thread"],
 )
 def test_an_agent_that_starts_with_its_container_has_forked_the_zygote(
-    site: Site, told: dict[str, str], is_fork: bool
+    site: Site, told: dict[str, str], at_start: str, is_fork: bool
 ) -> None:
     async def work() -> None:
-        site.env = {"COLOUR": "red"}
+        (site.packages / "sitecustomize.py").write_text(at_start)
+        site.env = {"COLOUR": "red", "PYTHONPATH": str(site.packages)}
         early = started_early(site, Preparation([], True, told))
         await wait_until(lambda: site.agents() == {early.pid} and len(site.zygotes()) == 1)
         (zygote,) = site.zygotes()
@@ -88,8 +93,8 @@ def test_an_agent_that_starts_with_its_container_has_forked_the_zygote(
         assert (str(site.folder / "early") in shown) is is_fork
         agent = await site.connect(env=told)
         process = await site.kernel(agent, env=told)
-        assert process.how == "fork"
-        assert site.zygotes(process) == {zygote}
+        assert process.how == ("start" if at_start else "fork")
+        assert site.zygotes(process) == ({zygote} if not at_start else set())
         handlers = "[str(signal.getsignal(n)) for n in (signal.SIGINT, signal.SIGQUIT)]"
         found = await site.run(process, "import signal", handlers)
         assert "default_int_handler" in found

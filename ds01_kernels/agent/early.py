@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 from dataclasses import asdict
-from typing import Any, Optional, Sequence
+from typing import Any, NoReturn, Sequence
 
 from . import loaded, loader, prepared, processes, relay, zygote
 from .kernel import Preparation, Setup
@@ -39,30 +39,28 @@ def main(digest: str, guess: str, file: str) -> None:
         return
     relay.detach(relay.open_log(path))
     told = prepared.recall(folder, guess)
+    if told is None or not _is_fit(told):
+        _become_agent(folder, path, [told and told._asdict()], lock)
     ours, theirs = socket.socketpair()
-    forked = _fork(told)
-    if told is not None and forked == 0:
+    pid = os.fork()
+    if pid == 0:
         os.close(lock)
         ours.close()
         os.setsid()
         zygote.main(asdict(Setup(os.getppid(), told.path, told.first)), theirs.detach())
         return
     theirs.close()
-    known = [told and told._asdict(), forked or 0, ours.fileno()]
-    _become_agent(folder, path, known, lock, ours.fileno())
+    _become_agent(folder, path, [told._asdict(), pid, ours.fileno()], lock, ours.fileno())
 
 
-def _fork(told: Optional[Preparation]) -> Optional[int]:
-    """0 in the process that is to be the zygote; None when this interpreter is none for it."""
-    if told is None or any(os.environ.get(name) != value for name, value in told.env.items()):
-        return None
-    try:
-        return os.fork()
-    except OSError:
-        return None
+def _is_fit(told: Preparation) -> bool:
+    """Whether a fork of this interpreter is what another one would be with what was told."""
+    # A thread that the project's packages have started would be missing in it.
+    alone = len(os.listdir("/proc/self/task")) == 1
+    return alone and all(os.environ.get(name) == value for name, value in told.env.items())
 
 
-def _become_agent(folder: str, path: str, arguments: Sequence[Any], lock: int, *inherited: int) -> None:
+def _become_agent(folder: str, path: str, arguments: Sequence[Any], lock: int, *inherited: int) -> NoReturn:
     text = processes.nameless(folder, loader.program(loaded, "begin", arguments).encode("utf-8"))
     for descriptor in (text, lock, *inherited):
         os.set_inheritable(descriptor, True)
