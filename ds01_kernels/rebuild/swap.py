@@ -74,7 +74,7 @@ class Swaps:
         if host.deployer:
             await self._swap_redeployed(project, exchange, wanted, report, host)
             return
-        if await self.stops_first(project):
+        if await self.stops_first(project, host):
             await self._swap_stopped(project, exchange, wanted, report, host)
             return
         exchange = await self._try(project, exchange, wanted, report, host)
@@ -144,16 +144,17 @@ class Swaps:
         except Ds01Error as error:
             log.warning("The container %s is not started again: %s", old.name, error)
 
-    async def stops_first(self, project: Project) -> str:
+    async def stops_first(self, project: Project, host: EngineInfo | None = None) -> str:
         """Why the old container has to be stopped before the new one starts, which ends all kernels; else
-        empty."""
-        if (await self._engine.info()).deployer:
+        empty. `host` as in `swap`."""
+        host = host or await self._engine.info()
+        if host.deployer:
             return "DS01 makes the containers here, and a project has one"
         settings = await asyncio.to_thread(self._settings, project)
         if settings.gpus and self._exclusive_gpus:
             return "its GPUs can be in one container only"
         memory = await asyncio.to_thread(self._memory)
-        if memory is not None and memory < MEMORY_FOR_BOTH and (await self._engine.info()).local:
+        if memory is not None and memory < MEMORY_FOR_BOTH and host.local:
             return "this machine has not enough memory for two containers"
         return ""
 
@@ -195,11 +196,12 @@ class Swaps:
     ) -> ContainerInfo | None:
         """The container that the new one took the place of; `then` as in `Exchanges.carry_out`."""
         latest = project.image_name(os.getuid())
-        image, older = await asyncio.gather(
-            self._engine.image(latest), self._engine.image(images.beside(latest, "previous"))
+        image, older, current = await asyncio.gather(
+            self._engine.image(latest),
+            self._engine.image(images.beside(latest, "previous")),
+            containers.find(self._engine, project),
         )
-        has_new = exchange.new_container or exchange.in_place
-        old = await containers.find(self._engine, project) if has_new else None
+        old = current if exchange.new_container or exchange.in_place else None
         exchange = replace(
             exchange,
             old_image=image.id if image else None,
