@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TypeVar
 
@@ -225,7 +225,7 @@ class Swaps:
             if exchange.in_place and info is not None:
                 await containers.retire(self._engine, info)
             elif not exchange.in_place:
-                await self._launcher.retire_if_idle(exchange.old_container)
+                await self._launcher.former.retire_if_idle(exchange.old_container)
         except Ds01Error as error:
             log.info("Kernels of a container that was replaced were not told: %s", error)
 
@@ -246,13 +246,12 @@ class Swaps:
                     pause = LOOK
                     while left if kernels is None else kernels & left:
                         await asyncio.sleep(pause)
-                        pause = min(2 * pause, LAST_LOOK)
+                        pause = min(1.25 * pause, LAST_LOOK)
                         left = await agent.kernels()
         except (TimeoutError, Ds01Error) as error:
             log.info("Not all kernels have left %s: %s", old.name, error or "it takes too long")
         await self._journals.forget(project)
-        with suppress(Ds01Error):
-            await self._launcher.retire_if_idle(old.id)
+        self._launcher.former.leave(old.id)
 
     async def _look_again(self, project: Project) -> None:
         try:
