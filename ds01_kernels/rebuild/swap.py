@@ -8,6 +8,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from .. import containers, images
@@ -106,7 +107,7 @@ class Swaps:
         async with self._launcher.locks.hold(project.path):
             old = await self.carry_out(project, exchange)
         report(Step("restart"))
-        await asyncio.gather(self._leave(project, old, exchange.kernels), self._look_again(project))
+        await asyncio.gather(self._leave(project, old, exchange.kernels), self._begin_anew(project, exchange))
 
     async def _swap_stopped(
         self,
@@ -134,7 +135,7 @@ class Swaps:
                     await through(self._start_again(project, old))
                 raise
         report(Step("restart"))
-        await asyncio.gather(self._leave(project, old, exchange.kernels), self._look_again(project))
+        await asyncio.gather(self._leave(project, old, exchange.kernels), self._begin_anew(project, exchange))
 
     async def _start_again(self, project: Project, old: ContainerInfo) -> None:
         try:
@@ -174,8 +175,8 @@ class Swaps:
         image = exchange.new_image
         assert image is not None
         station = await self._launcher.stand_by(project, image, f"next-{exchange.id}", host)
-        installed = await check(self._engine, station, wanted, lambda: self._before(project))
-        await self._drifts.keep_image_set(project, image, installed)
+        keep = partial(self._drifts.keep_image_set, project, image)
+        await check(self._engine, station, wanted, lambda: self._before(project), keep)
         return replace(exchange, new_container=station.running.info.id)
 
     @asynccontextmanager
@@ -252,6 +253,14 @@ class Swaps:
             log.info("Not all kernels have left %s: %s", old.name, error or "it takes too long")
         await self._journals.forget(project)
         self._launcher.former.leave(old.id)
+
+    async def _begin_anew(self, project: Project, exchange: Exchange) -> None:
+        assert exchange.new_container is not None
+        assert exchange.new_image is not None
+        try:
+            await self._drifts.begin_anew(project, exchange.new_container, exchange.new_image)
+        except Ds01Error as error:
+            log.info("That nothing is installed in the new container is not recorded yet: %s", error)
 
     async def _look_again(self, project: Project) -> None:
         try:
