@@ -105,6 +105,10 @@ class Drifts:
         """What a container of that image had before anybody could install anything in it."""
         await asyncio.to_thread(self._records.keep_image_set, project, image_id, installed)
 
+    async def begin_anew(self, project: Project, container: str, image_id: str) -> None:
+        """The project has another container, in which nobody was yet. Raises `Ds01Error`."""
+        await self._keep(project, container, image_id, Drift())
+
     async def forget_lost(self, project: Project, names: Collection[str]) -> None:
         """They were restored, or are not wanted any more. Raises `Ds01Error`."""
         await asyncio.to_thread(self._records.forget_lost, project, names)

@@ -166,6 +166,6 @@ async def _set_aside(flows: Flows, info: ContainerInfo) -> None:
         if info.running:
             async with flows.launcher.visit(info) as agent:
                 agent.replaced(frozenset())
-        await flows.launcher.retire_if_idle(info.id)
+        await flows.launcher.former.retire_if_idle(info.id)
     elif not info.running or not await flows.launcher.count_kernels(info):
         await containers.retire(flows.engine, info)

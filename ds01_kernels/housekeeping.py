@@ -100,7 +100,7 @@ class Housekeeping:
         try:
             everything = await self._launcher.engine.containers({LABEL_UID: str(os.getuid())})
             replaced = [info for info in everything if REPLACED.fullmatch(info.name)]
-            gone = [await self._launcher.retire_if_idle(info.id) for info in replaced]
+            gone = [await self._launcher.former.retire_if_idle(info.id) for info in replaced]
         except Ds01Error as error:
             log.info("Containers that were replaced are not looked for: %s", error)
             return True
@@ -109,7 +109,7 @@ class Housekeeping:
     async def _retire(self, info: ContainerInfo) -> bool:
         try:
             async with self._no_rebuild(info):
-                return await self._launcher.retire_if_idle(info.id)
+                return await self._launcher.former.retire_if_idle(info.id)
         except ConflictError:
             return False
 

@@ -27,6 +27,7 @@ from .errors import (
 )
 from .events import ContainerChanged
 from .exits import Exit
+from .former import FormerContainers
 from .idling import Idling
 from .locks import ProjectLocks
 from .preparing import Preparations
@@ -69,7 +70,7 @@ class Launcher:
         #: By the project's path, where it was reached the last time.
         self._reached: dict[Path, Station] = {}
         self._seeing_out: set[asyncio.Task[None]] = set()
-        self._retiring: dict[str, asyncio.Lock] = {}
+        self.former = FormerContainers(lambda: self.engine, self._is_idle)
         self.idling = Idling(engine, self.locks, self.count_kernels, self._was_stopped)
 
     async def start(self, project: Project, request: KernelRequest) -> Started:
@@ -106,9 +107,9 @@ class Launcher:
         async def wait() -> None:
             await process.ended()
             if process.agent.has_successor:
-                await self.retire_if_idle(process.agent.container)
+                self.former.leave(process.agent.container)
 
-        self._keep(_quietly(wait()))
+        self._keep(wait())
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> None:
         # asyncio keeps only weak references to tasks.
@@ -277,21 +278,6 @@ class Launcher:
         await self.preparations.make(project, station, curve=False)
         return station
 
-    async def retire_if_idle(self, container: str) -> bool:
-        """Remove a container beside the project's, unless kernels run in it; whether it is gone now."""
-        # One at a time for each: the rebuild asks for it, and so does the end of the last kernel there.
-        async with self._retiring.setdefault(container, asyncio.Lock()):
-            info = await self.engine.container(container)
-            if info is None:
-                return True
-            # One that ends at this moment is being removed by somebody else: to join in is to wait for that.
-            with suppress(ContainerExitedError):
-                if containers.is_current(info) or (info.running and not await self._is_idle(info)):
-                    return False
-            await containers.retire(self.engine, info)
-            self._retiring.pop(container, None)
-            return True
-
     async def _create_beside(
         self,
         project: Project,
@@ -310,7 +296,8 @@ class Launcher:
         """End our kernels and leave the agents."""
         await self.idling.close()
         stations, self._stations = list(self._stations.values()), {}
-        await asyncio.gather(*(station.agent.close() for station in stations), return_exceptions=True)
+        agents = (station.agent.close() for station in stations)
+        await asyncio.gather(self.former.close(), *agents, return_exceptions=True)
         await self.engine.close()
 
     def _was_stopped(self, project: Project, info: ContainerInfo) -> None:
@@ -384,10 +371,3 @@ class Launcher:
 
 async def _nothing(*of: object) -> None:
     return
-
-
-async def _quietly(work: Awaitable[object]) -> None:
-    try:
-        await work
-    except Ds01Error as error:
-        log.info("A container that was replaced is not removed now: %s", error)

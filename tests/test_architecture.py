@@ -50,7 +50,7 @@ LAYERS = (
     {"images", "build_text"},
     {"creating"},
     {"station"},
-    {"elsewhere"},
+    {"elsewhere", "former"},
     {"preparing"},
     {"launch", "idling", "jobs", "explaining", "predecessor", "reconnecting", "vanishing", "waiting"},
     {"successor"},

@@ -518,7 +518,11 @@ def test_another_frontend_needs_who_knows_what() -> None:
 
 
 def names(context: Context) -> set[str]:
-    with tarfile.open(fileobj=io.BytesIO(b"".join(context.tar()))) as tar:
+    return archived(b"".join(context.tar()))
+
+
+def archived(data: bytes) -> set[str]:
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         return set(tar.getnames())
 
 
@@ -713,6 +717,7 @@ class FakeApi:
         self.refusal = ""
         self.messages: list[dict[str, object]] = []
         self.builds: list[str] = []
+        self.bodies: list[bytes] = []
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -738,10 +743,12 @@ class FakeApi:
                 if "/build/cancel" in self.path:
                     self.answer(200, None)
                     return
+                body = b""
                 while size := int(self.rfile.readline(), 16):
-                    self.rfile.read(size + 2)
+                    body += self.rfile.read(size + 2)[:size]
                 self.rfile.readline()
                 fake.builds.append(self.path)
+                fake.bodies.append(body)
                 if fake.refusal and "version=2" in self.path:
                     self.answer(500, {"message": fake.refusal})
                     return
@@ -820,6 +827,25 @@ def test_a_client_that_does_not_do_is_left_for_the_api(
     assert len(fake_docker.builds) == 1
     assert ["version=2" in path for path in fake_api.builds] == [True, True]
     assert said in caplog.text
+
+
+@pytest.mark.usefixtures("fake_docker")
+def test_a_dockerfile_that_takes_nothing_goes_without_an_archive(fake_api: FakeApi, tmp_path: Path) -> None:
+    """But for the classic builder, which would take it for an archive."""
+    (tmp_path / "a").touch()
+
+    async def flow(engine: DockerEngine) -> None:
+        for text in ("FROM x\nRUN y\n", "FROM x\nCOPY a /b\n", "FROM x\nCOPY . /b\n"):
+            await built(engine, BuildRequest(tmp_path, text, "t:1"))
+        fake_api.refusal = "buildkit is not supported by this daemon"
+        fake_api.messages = [{"stream": "Step 1/1 : FROM x"}, {"aux": {"ID": "sha256:2"}}]
+        await built(engine, BuildRequest(tmp_path, "FROM x\n", "t:1"))
+
+    run(flow)
+    alone, copied, whole, refused, classic = fake_api.bodies
+    assert (alone, refused) == (b"FROM x\nRUN y\n", b"FROM x\n")
+    assert archived(copied) == archived(whole) == {"Dockerfile", "a"}
+    assert archived(classic) == {"Dockerfile"}
 
 
 @pytest.mark.usefixtures("fake_docker")

@@ -534,7 +534,8 @@ VERSION = {"ApiVersion": "1.41", "Version": "20.10"}
 def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Scripted]:
     def make(answer: Callable[[str], bytes | None]) -> Scripted:
         monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/s")
-        return Scripted(tmp_path / "s", lambda ask: http(VERSION) if ask == "GET /version" else answer(ask))
+        asked_first = ("GET /_ping", "GET /version")
+        return Scripted(tmp_path / "s", lambda ask: http(VERSION) if ask in asked_first else answer(ask))
 
     return make
 

@@ -166,10 +166,29 @@ def test_a_container_that_ends_meanwhile_is_waited_for(yard: Yard, error: Ds01Er
         name = await yard.container(f"{yard.project.container_name(os.getuid())}.old-0123abcd", latest.id)
         await yard.engine.start(name)
         yard.engine.fail_next("exec", error)
-        assert await yard.launcher.retire_if_idle(name) == is_gone
+        assert await yard.launcher.former.retire_if_idle(name) == is_gone
         assert (await yard.engine.container(name) is None) == is_gone
 
     run(retired)
+
+
+class SlowEngine(FakeEngine):
+    async def remove(self, container: str) -> None:
+        await asyncio.sleep(0.1)
+        await super().remove(container)
+
+
+def test_a_process_that_ends_waits_for_the_container_that_it_removes(yard: Yard) -> None:
+    async def left() -> None:
+        yard.engine = yard.launcher.engine = SlowEngine()
+        latest = yard.engine.add_image(yard.project.image_name(os.getuid()), labels=yard.labels)
+        name = await yard.container(f"{yard.project.container_name(os.getuid())}.old-0123abcd", latest.id)
+        yard.launcher.former.leave(name)
+        assert await yard.engine.container(name) is not None
+        await yard.launcher.close()
+        assert await yard.engine.container(name) is None
+
+    run(left)
 
 
 @pytest.fixture

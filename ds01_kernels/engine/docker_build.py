@@ -43,7 +43,7 @@ async def classic_build(
     Raises `BuildFailedError`, `BadInputError` for an unreadable context, and the `EngineError` family.
     """
     report = read_by(request)
-    conversation = Conversation(connect, lambda call, client: _posted(call, client, request, context))
+    conversation = Conversation(connect, lambda call, client: _posted(call, client, request, context.tar()))
     try:
         async with aclosing(messages(conversation)) as received:
             async for message in received:
@@ -73,7 +73,10 @@ async def buildkit_build(
     def begin(call: Conversation, client: APIClient) -> Iterator[Message]:
         # docker-py does not know these two; the session's parameters go with each request.
         client.params = {"version": "2", "buildid": identity}
-        return _posted(call, client, replace(request, pull=False), context)
+        # What is no archive is the Dockerfile itself, and BuildKit has nothing to unpack and to copy first:
+        # https://github.com/moby/buildkit/blob/v0.8.3/frontend/dockerfile/builder/build.go
+        body = context.tar() if context.is_needed else iter((context.text,))
+        return _posted(call, client, replace(request, pull=False), body)
 
     def cancel(client: APIClient) -> None:
         client.params = {"id": identity}
@@ -123,10 +126,10 @@ async def pulled(
 
 
 def _posted(
-    call: Conversation, client: APIClient, request: BuildRequest, context: Context
+    call: Conversation, client: APIClient, request: BuildRequest, body: Iterator[bytes]
 ) -> Iterator[Message]:
     def pieces() -> Iterator[bytes]:
-        for piece in context.tar():
+        for piece in body:
             if call.is_ended:
                 raise EndedError
             # requests sends an empty piece as the end of the body.

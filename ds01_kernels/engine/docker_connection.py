@@ -146,12 +146,17 @@ def _by_ssh(where: str, timeout: float) -> APIClient:
 
 
 class _Client(APIClient):
-    """docker-py's client, with the certificates that were chosen for the engine.
+    """docker-py's client, which asks for less at first, and with the certificates that were chosen."""
 
-    requests would take those of REQUESTS_CA_BUNDLE instead: https://github.com/psf/requests/issues/3829
-    """
+    def _retrieve_server_version(self) -> str:
+        # To say all of its version, an engine asks the programs that it needs for theirs.
+        answer = self.get(f"{self.base_url}/_ping", timeout=self.timeout)
+        said = answer.headers.get("Api-Version")
+        return said or super()._retrieve_server_version()  # type: ignore[misc]
 
     def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
+        """requests would take the certificates of REQUESTS_CA_BUNDLE instead:
+        https://github.com/psf/requests/issues/3829"""
         chosen = self.verify if verify is None else verify
         return super().merge_environment_settings(url, proxies, stream, chosen, cert)
 

@@ -28,13 +28,16 @@ _LARGE = 100_000_000
 @dataclass(frozen=True)
 class Context:
     """What of `directory` goes to a build: `paths` below it, sorted, and `files`, whose texts take the place
-    of what lies there. Several builders may read it in turn."""
+    of what lies there. Several builders may read it in turn. `is_needed` is false where the Dockerfile takes
+    nothing from it.
+    """
 
     directory: Path
     dockerfile: str
     paths: tuple[str, ...]
     files: Mapping[str, str] = field(default_factory=dict)
     has_ignore_file: bool = False
+    is_needed: bool = True
 
     @classmethod
     def of(
@@ -57,7 +60,7 @@ class Context:
             if needed is not None and any(_leads_through_a_link(root, path) for path in needed):
                 needed = None
             if needed == ():
-                return cls(directory, dockerfile, ())
+                return cls(directory, dockerfile, (), is_needed=False)
             patterns = _ignored(root)
             matcher = PatternMatcher([*(patterns or ()), f"!{DOCKERFILE}"])
             found = []
@@ -92,6 +95,11 @@ class Context:
             f"the largest are {named}. Name in .dockerignore what the image does not need.\n"
         )
 
+    @property
+    def text(self) -> bytes:
+        """The Dockerfile alone."""
+        return self.dockerfile.encode("utf-8", "surrogateescape")
+
     def tar(self) -> Iterator[bytes]:
         """The pieces of a tar archive, in which the file `Dockerfile` holds the given text.
 
@@ -100,7 +108,7 @@ class Context:
         """
         root = _opened(self.directory)
         try:
-            text = self.dockerfile.encode("utf-8", "surrogateescape")
+            text = self.text
             yield from _file(_entry(DOCKERFILE, 0o644, len(text)), iter((text,)))
             for path in self.paths:
                 if path in self.files:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -36,10 +36,12 @@ NO_PIP = "No module named pip"
 
 #: The agent of a running container with the packages that kernels have now; None where there is no image yet.
 Before = Callable[[], AbstractAsyncContextManager[Agent | None]]
+#: Keeps what is installed.
+Keep = Callable[[Installed], Coroutine[Any, Any, None]]
 
 
-async def check(engine: Engine, station: Station, wanted: Sequence[str], before: Before) -> Installed:
-    """The packages of a new container in which a kernel answers and all that is wanted is installed.
+async def check(engine: Engine, station: Station, wanted: Sequence[str], before: Before, keep: Keep) -> None:
+    """See that a kernel answers in a new container, and that all that is wanted is installed.
 
     `wanted` are requirements. What does not fit together `before` need not in the new one. Raises
     `CheckFailedError` with what is wrong.
@@ -51,12 +53,12 @@ async def check(engine: Engine, station: Station, wanted: Sequence[str], before:
         installed = await asyncio.to_thread(Installed.from_message, message)
         _check_packages(installed, wanted)
         looks.append(asyncio.create_task(check_dependencies(engine, station.agent, message, before)))
+        looks.append(asyncio.create_task(keep(installed)))
         await asyncio.gather(*looks)
     finally:
         for look in looks:
             look.cancel()
         await asyncio.gather(*looks, return_exceptions=True)
-    return installed
 
 
 def _check_packages(installed: Installed, wanted: Sequence[str]) -> None:

@@ -6,8 +6,9 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from .. import containers, images
@@ -74,7 +75,7 @@ class Swaps:
         if host.deployer:
             await self._swap_redeployed(project, exchange, wanted, report, host)
             return
-        if await self.stops_first(project):
+        if await self.stops_first(project, host):
             await self._swap_stopped(project, exchange, wanted, report, host)
             return
         exchange = await self._try(project, exchange, wanted, report, host)
@@ -106,7 +107,7 @@ class Swaps:
         async with self._launcher.locks.hold(project.path):
             old = await self.carry_out(project, exchange)
         report(Step("restart"))
-        await asyncio.gather(self._leave(project, old, exchange.kernels), self._look_again(project))
+        await asyncio.gather(self._leave(project, old, exchange.kernels), self._begin_anew(project, exchange))
 
     async def _swap_stopped(
         self,
@@ -134,7 +135,7 @@ class Swaps:
                     await through(self._start_again(project, old))
                 raise
         report(Step("restart"))
-        await asyncio.gather(self._leave(project, old, exchange.kernels), self._look_again(project))
+        await asyncio.gather(self._leave(project, old, exchange.kernels), self._begin_anew(project, exchange))
 
     async def _start_again(self, project: Project, old: ContainerInfo) -> None:
         try:
@@ -144,16 +145,17 @@ class Swaps:
         except Ds01Error as error:
             log.warning("The container %s is not started again: %s", old.name, error)
 
-    async def stops_first(self, project: Project) -> str:
+    async def stops_first(self, project: Project, host: EngineInfo | None = None) -> str:
         """Why the old container has to be stopped before the new one starts, which ends all kernels; else
-        empty."""
-        if (await self._engine.info()).deployer:
+        empty. `host` as in `swap`."""
+        host = host or await self._engine.info()
+        if host.deployer:
             return "DS01 makes the containers here, and a project has one"
         settings = await asyncio.to_thread(self._settings, project)
         if settings.gpus and self._exclusive_gpus:
             return "its GPUs can be in one container only"
         memory = await asyncio.to_thread(self._memory)
-        if memory is not None and memory < MEMORY_FOR_BOTH and (await self._engine.info()).local:
+        if memory is not None and memory < MEMORY_FOR_BOTH and host.local:
             return "this machine has not enough memory for two containers"
         return ""
 
@@ -173,8 +175,8 @@ class Swaps:
         image = exchange.new_image
         assert image is not None
         station = await self._launcher.stand_by(project, image, f"next-{exchange.id}", host)
-        installed = await check(self._engine, station, wanted, lambda: self._before(project))
-        await self._drifts.keep_image_set(project, image, installed)
+        keep = partial(self._drifts.keep_image_set, project, image)
+        await check(self._engine, station, wanted, lambda: self._before(project), keep)
         return replace(exchange, new_container=station.running.info.id)
 
     @asynccontextmanager
@@ -195,11 +197,12 @@ class Swaps:
     ) -> ContainerInfo | None:
         """The container that the new one took the place of; `then` as in `Exchanges.carry_out`."""
         latest = project.image_name(os.getuid())
-        image, older = await asyncio.gather(
-            self._engine.image(latest), self._engine.image(images.beside(latest, "previous"))
+        image, older, current = await asyncio.gather(
+            self._engine.image(latest),
+            self._engine.image(images.beside(latest, "previous")),
+            containers.find(self._engine, project),
         )
-        has_new = exchange.new_container or exchange.in_place
-        old = await containers.find(self._engine, project) if has_new else None
+        old = current if exchange.new_container or exchange.in_place else None
         exchange = replace(
             exchange,
             old_image=image.id if image else None,
@@ -223,7 +226,7 @@ class Swaps:
             if exchange.in_place and info is not None:
                 await containers.retire(self._engine, info)
             elif not exchange.in_place:
-                await self._launcher.retire_if_idle(exchange.old_container)
+                await self._launcher.former.retire_if_idle(exchange.old_container)
         except Ds01Error as error:
             log.info("Kernels of a container that was replaced were not told: %s", error)
 
@@ -244,13 +247,20 @@ class Swaps:
                     pause = LOOK
                     while left if kernels is None else kernels & left:
                         await asyncio.sleep(pause)
-                        pause = min(2 * pause, LAST_LOOK)
+                        pause = min(1.25 * pause, LAST_LOOK)
                         left = await agent.kernels()
         except (TimeoutError, Ds01Error) as error:
             log.info("Not all kernels have left %s: %s", old.name, error or "it takes too long")
         await self._journals.forget(project)
-        with suppress(Ds01Error):
-            await self._launcher.retire_if_idle(old.id)
+        self._launcher.former.leave(old.id)
+
+    async def _begin_anew(self, project: Project, exchange: Exchange) -> None:
+        assert exchange.new_container is not None
+        assert exchange.new_image is not None
+        try:
+            await self._drifts.begin_anew(project, exchange.new_container, exchange.new_image)
+        except Ds01Error as error:
+            log.info("That nothing is installed in the new container is not recorded yet: %s", error)
 
     async def _look_again(self, project: Project) -> None:
         try:
