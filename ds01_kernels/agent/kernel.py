@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Dict, List, NamedTuple, Sequence
 
-from . import previous, processes
+from . import previous, processes, sharing
 
 #: Variables that the interpreter or the loader read once, when the process starts: a fork cannot apply them.
 START_BOUND = ("PYTHON", "LD_", "LC_", "MALLOC_", "GLIBC_")
@@ -150,6 +150,7 @@ def initialize(app: Any, connection_file: str, more: Sequence[str] = ()) -> None
     """Let it make the kernel and bind its sockets, with our own arguments and these."""
     if not more:
         app.parse_command_line = partial(_take, app, connection_file)
+    app.init_kernel = partial(_make_kernel, app)
     app.initialize([*own_arguments(connection_file), *more])
 
 
@@ -164,6 +165,12 @@ def _take(app: Any, connection_file: str, argv: Sequence[str]) -> None:
     app.argv = list(argv)
     app.cli_config = Config({"IPKernelApp": {"connection_file": connection_file, "parent_handle": 1}})
     app.update_config(app.cli_config)
+
+
+def _make_kernel(app: Any) -> None:
+    del app.init_kernel
+    with sharing.files_at_hand():
+        app.init_kernel()
 
 
 def own_arguments(connection_file: str) -> List[str]:

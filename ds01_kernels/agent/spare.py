@@ -55,6 +55,19 @@ class UnfitError(Exception):
     """This process cannot become that kernel; the text says why."""
 
 
+def connection(sockets: str) -> Dict[str, Any]:
+    """What its connection file says at first: a key that nobody knows."""
+    ports = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
+    numbered: Dict[str, Any] = {name: number for number, name in enumerate(ports, 1)}
+    return {
+        **numbered,
+        "transport": "ipc",
+        "ip": sockets,
+        "key": os.urandom(32).hex(),
+        "signature_scheme": "hmac-sha256",
+    }
+
+
 def is_init_bound(name: str) -> bool:
     """Whether a change of that variable comes too late for a spare."""
     return name.startswith(INIT_BOUND) or name in INIT_BOUND_NAMES
@@ -107,14 +120,15 @@ def attend(line: socket.socket, own: Spare) -> None:
 def _without_files(app: Any) -> Callable[[], None]:
     def load_config_file() -> None:
         del app.load_config_file
-        _refuse_configuration(app)
+        refuse_configuration(app)
         # The session in the history begins when the notebook does.
         app.config.HistoryManager.enabled = False
 
     return load_config_file
 
 
-def _refuse_configuration(app: Any) -> None:
+def refuse_configuration(app: Any) -> None:
+    """Raise `SystemExit` where there are files that may change anything in a kernel."""
     names = {"ipython_config", os.path.splitext(app.config_file_name)[0]}
     for folder in app.config_file_paths:
         for name in names:
@@ -147,7 +161,7 @@ def _become(app: Any, own: Spare, request: kernel.Request) -> None:
 
 def _refuse_new_configuration(app: Any) -> None:
     try:
-        _refuse_configuration(app)
+        refuse_configuration(app)
     except SystemExit as error:
         raise UnfitError(str(error)) from None
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Awaitable, Callable, Dict, List, Optional
 from . import files, logs, processes
 from .kernel import LENGTH, Request
 from .room import Room
-from .spare import TAKEN, WAITS, Spare
+from .spare import TAKEN, WAITS, Spare, connection
 from .zygote import Stamp, read_stamp
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class Spares:
         own = Spare(path + ".spare", path + ".log", os.path.join(self._sockets, name))
         self._began[pid] = own
         try:
-            _write_connection(own)
+            files.write_private(own.connection_file, json.dumps(connection(own.sockets)))
             line.writer.write(own.encode())
             return Waiting(own, pid, line, await asyncio.wait_for(_waits(line), LIMIT))
         except BaseException:
@@ -206,13 +206,3 @@ async def _waits(line: Line) -> Dict[str, Any]:
     (length,) = LENGTH.unpack(await line.reader.readexactly(LENGTH.size))
     stamps: Dict[str, Any] = json.loads((await line.reader.readexactly(length)).decode("ascii"))
     return stamps
-
-
-def _write_connection(own: Spare) -> None:
-    """One that nobody else knows, until it becomes another's."""
-    ports = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
-    connection: Dict[str, Any] = {name: number for number, name in enumerate(ports, 1)}
-    connection.update(
-        transport="ipc", ip=own.sockets, key=os.urandom(32).hex(), signature_scheme="hmac-sha256"
-    )
-    files.write_private(own.connection_file, json.dumps(connection))

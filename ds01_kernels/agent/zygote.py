@@ -24,9 +24,9 @@ import threading
 import time
 import traceback
 from contextlib import suppress
-from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set
 
-from . import kernel, processes
+from . import kernel, processes, sharing
 
 #: Imported by every kernel while it initialises or at its first cell; a missing one is skipped. Not
 #: matplotlib_inline's backend, which loads numpy where it is: its libraries start threads.
@@ -63,13 +63,13 @@ def main(setup: Dict[str, Any], channel_fd: int) -> None:
     # Collecting amid the imports takes a tenth of their time, and finds next to nothing.
     gc.disable()
     began = time.time_ns()
-    report = _report(lambda: _preload(own, began))
+    report = _report(lambda: {"files": _preload(own, began)})
     _send(channel, report)
     is_complete = False
     while "files" in report:
         if not is_complete and not select.select([channel], [], [], PAUSE)[0]:
-            report, is_complete = _report(lambda: _preload_rest(began)), True
-            report["complete"] = True
+            report = _report(lambda: _preload_rest(began, channel))
+            is_complete = "complete" in report
             _send(channel, report)
             continue
         line = _next_line(channel)
@@ -83,9 +83,9 @@ def main(setup: Dict[str, Any], channel_fd: int) -> None:
         line.close()
 
 
-def _report(preload: Callable[[], Dict[str, Stamp]]) -> Dict[str, object]:
+def _report(preload: Callable[[], Dict[str, object]]) -> Dict[str, object]:
     try:
-        return {"files": preload()}
+        return preload()
     except BaseException:  # whatever the project's packages raise at import is the agent's to report
         return {"failed": traceback.format_exc()[-2000:]}
 
@@ -108,11 +108,27 @@ def _preload(setup: kernel.Setup, began: int) -> Dict[str, Stamp]:
     return _ready_to_fork(began)
 
 
-def _preload_rest(began: int) -> Dict[str, Stamp]:
+def _preload_rest(began: int, channel: socket.socket) -> Dict[str, object]:
+    """All that nobody is to wait for: it is begun again later when somebody wants a kernel meanwhile."""
     _import(LAST_IMPORTS)
+    _refuse_threads()
+    called = _called(channel)
     gc.unfreeze()
     gc.collect()
-    return _ready_to_fork(began)
+    if called is None:
+        return {"files": _ready_to_fork(began)}
+    sharing.arrange(called)
+    return {"files": _ready_to_fork(began), "complete": True}
+
+
+def _called(channel: socket.socket) -> Optional[Set[int]]:
+    """See `rehearsal.called`; nothing where there can be no rehearsal."""
+    try:
+        rehearsal: Any = importlib.import_module(__package__ + ".rehearsal")
+        called: Optional[Set[int]] = rehearsal.called(channel)
+    except Exception:
+        return set()
+    return called
 
 
 def _import(names: Sequence[str]) -> None:
@@ -123,8 +139,7 @@ def _import(names: Sequence[str]) -> None:
 
 def _ready_to_fork(began: int) -> Dict[str, Stamp]:
     """The files behind the loaded modules. Raises `RuntimeError` when a fork would not be sound."""
-    if threading.active_count() > 1 or len(os.listdir("/proc/self/task")) > 1:
-        raise RuntimeError("a package started a thread while it was imported, so forking would not be safe")
+    _refuse_threads()
     if "numpy.random" in sys.modules:
         raise RuntimeError("numpy was loaded at start, so all kernels would draw the same random numbers")
     files = stamps(began, list(sys.modules))
@@ -132,6 +147,11 @@ def _ready_to_fork(began: int) -> Dict[str, Stamp]:
     gc.freeze()
     gc.enable()
     return files
+
+
+def _refuse_threads() -> None:
+    if threading.active_count() > 1 or len(os.listdir("/proc/self/task")) > 1:
+        raise RuntimeError("a package started a thread while it was imported, so forking would not be safe")
 
 
 def stamps(began: int, modules: Iterable[str]) -> Dict[str, Stamp]:

@@ -1,0 +1,124 @@
+"""Starts a kernel for nobody, in a fork of the zygote, to learn which code every kernel runs.
+
+It lives for as long as that takes, in a folder of its own: nothing is read of what is the user's, and nothing
+stays of it.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from typing import Any, List, Optional, Set
+
+from . import kernel, notices, processes, spare
+
+#: Seconds.
+LIMIT = 10.0
+
+#: What runs at the start of a shell, and is the user's.
+STARTUP = "PYTHONSTARTUP"
+
+
+def called(channel: socket.socket) -> Optional[Set[int]]:
+    """The addresses of code objects, of this process, that a kernel runs until its first cell has run.
+
+    None when something comes on `channel`, which is not kept waiting. Raises `OSError`.
+    """
+    folder = tempfile.mkdtemp(prefix="ds01-")
+    try:
+        ours, theirs = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            _rehearse(folder, theirs, channel)
+        os.close(theirs)
+        try:
+            return _addresses(ours, channel)
+        finally:
+            os.close(ours)
+            processes.kill(pid)
+            os.waitpid(pid, 0)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _addresses(pipe: int, channel: socket.socket) -> Optional[Set[int]]:
+    """Those that come; none when it takes too long."""
+    found = b""
+    deadline = time.monotonic() + LIMIT
+    while True:
+        watched: List[Any] = [pipe, channel]
+        ready = select.select(watched, [], [], max(0.0, deadline - time.monotonic()))[0]
+        if channel in ready:
+            return None
+        data = os.read(pipe, 1 << 16) if ready else b""
+        if not data:
+            break
+        found += data
+    addresses = array.array("Q")
+    addresses.frombytes(found[: len(found) // addresses.itemsize * addresses.itemsize])
+    return set(addresses)
+
+
+def _rehearse(folder: str, pipe: int, channel: socket.socket) -> None:
+    """Be the process that does it. Does not return."""
+    codes: Set[Any] = set()
+
+    def note(frame: Any, event: str, _: Any) -> None:
+        if event == "call":
+            codes.add(frame.f_code)
+
+    try:
+        processes.die_with_parent()
+        channel.close()
+        _make_unseen()
+        threading.setprofile(note)
+        sys.setprofile(note)
+        with suppress(BaseException):
+            _be_kernel(folder)
+        sys.setprofile(None)
+        addresses = array.array("Q", map(id, list(codes)))
+        with os.fdopen(pipe, "wb") as output:
+            output.write(addresses.tobytes())
+    finally:
+        # Nothing of it is to be left in order, and the sockets' folder goes with it.
+        os._exit(0)
+
+
+def _make_unseen() -> None:
+    """Not a zygote or a kernel to whoever counts these, and silent."""
+    from .relay import entitle
+
+    entitle("# ds01 rehearsal")
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(nothing, descriptor)
+
+
+def _be_kernel(folder: str) -> None:
+    os.environ["IPYTHONDIR"] = folder
+    os.environ.pop(STARTUP, None)
+    path = os.path.join(folder, "kernel.json")
+    with open(path, "w", encoding="ascii") as file:
+        json.dump(spare.connection(os.path.join(folder, "s")), file)
+    app = kernel.application()
+
+    def load_config_file() -> None:
+        del app.load_config_file
+        spare.refuse_configuration(app)
+
+    app.load_config_file = load_config_file
+    kernel.initialize(app, path)
+    notices.attach(app.shell)
+    app.kernel.start()
+    app.shell.run_cell("1 + 1", store_history=True)
