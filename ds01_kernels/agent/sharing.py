@@ -36,7 +36,15 @@ _last: List[str] = []
 
 def arrange(called: Collection[int]) -> None:
     """Do all that is known to help; `called` are the addresses of code objects that every kernel runs."""
-    for step in (_fill_holes, lambda: _gather_code(called), _gather_names, _gather_files, _fill_holes):
+    steps: List[Callable[[], None]] = [
+        _fill_holes,
+        lambda: _gather_code(called),
+        _gather_names,
+        _gather_files,
+        _fill_holes,
+        _forget_lookups,
+    ]
+    for step in steps:
         with suppress(Exception):
             step()
 
@@ -148,6 +156,15 @@ def _gather_files() -> None:
 
 def _copy(text: Any) -> Any:
     return ("\0" + text)[1:] if type(text) is str else text
+
+
+def _forget_lookups() -> None:
+    """The interpreter's cache of attributes of types holds names: to take the place of one is to write to it.
+
+    From 3.12 on these names are not counted. https://peps.python.org/pep-0683/
+    """
+    if sys.version_info < (3, 12):
+        sys._clear_type_cache()
 
 
 def _gathered(things: Sequence[Thing], copy: Callable[[Thing], Thing]) -> List[Thing]:
