@@ -7,6 +7,7 @@ stays of it.
 from __future__ import annotations
 
 import array
+import importlib
 import json
 import os
 import select
@@ -17,8 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import suppress
-from typing import Any, List, Optional, Set
+from typing import Any, Callable, List, Optional, Set
 
 from . import kernel, notices, processes, spare
 
@@ -77,21 +77,23 @@ def _rehearse(folder: str, pipe: int, channel: socket.socket) -> None:
         if event == "call":
             codes.add(frame.f_code)
 
+    def end() -> None:
+        addresses = array.array("Q", map(id, tuple(codes)))
+        with os.fdopen(pipe, "wb") as output:
+            output.write(addresses.tobytes())
+        # Nothing of it is to be left in order, and the sockets' folder goes with it.
+        os._exit(0)
+
     try:
         processes.die_with_parent()
         channel.close()
         _make_unseen()
         threading.setprofile(note)
         sys.setprofile(note)
-        with suppress(BaseException):
-            _be_kernel(folder)
-        sys.setprofile(None)
-        addresses = array.array("Q", map(id, list(codes)))
-        with os.fdopen(pipe, "wb") as output:
-            output.write(addresses.tobytes())
+        _be_kernel(folder, end)
     finally:
-        # Nothing of it is to be left in order, and the sockets' folder goes with it.
-        os._exit(0)
+        sys.setprofile(None)
+        end()
 
 
 def _make_unseen() -> None:
@@ -105,12 +107,12 @@ def _make_unseen() -> None:
         os.dup2(nothing, descriptor)
 
 
-def _be_kernel(folder: str) -> None:
+def _be_kernel(folder: str, end: Callable[[], None]) -> None:
+    path, sockets = os.path.join(folder, "kernel.json"), os.path.join(folder, "s")
     os.environ["IPYTHONDIR"] = folder
     os.environ.pop(STARTUP, None)
-    path = os.path.join(folder, "kernel.json")
     with open(path, "w", encoding="ascii") as file:
-        json.dump(spare.connection(os.path.join(folder, "s")), file)
+        json.dump(spare.connection(sockets), file)
     app = kernel.application()
 
     def load_config_file() -> None:
@@ -120,5 +122,20 @@ def _be_kernel(folder: str) -> None:
     app.load_config_file = load_config_file
     kernel.initialize(app, path)
     notices.attach(app.shell)
-    app.kernel.start()
-    app.shell.run_cell("1 + 1", store_history=True)
+    threading.Thread(target=_ask, args=(app.session, sockets + "-1", end), daemon=True).start()
+    app.start()
+
+
+def _ask(session: Any, shell: str, end: Callable[[], None]) -> None:
+    """Have it do what is asked of every kernel."""
+    try:
+        zmq: Any = importlib.import_module("zmq")
+        asking = type(session)(key=session.key)
+        requester = zmq.Context().socket(zmq.DEALER)
+        requester.connect("ipc://" + shell)
+        cell = {"code": "1 + 1", "silent": False, "store_history": True, "user_expressions": {}}
+        for kind, content in (("kernel_info_request", {}), ("execute_request", cell)):
+            asking.send(requester, kind, content)
+            requester.recv_multipart()
+    finally:
+        end()
