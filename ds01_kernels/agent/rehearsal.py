@@ -18,12 +18,15 @@ import sys
 import tempfile
 import threading
 import time
-from typing import Any, Callable, List, Optional, Set
+from typing import Any, Callable, Dict, List, Optional, Set
 
 from . import kernel, notices, processes, spare
 
 #: Seconds.
 LIMIT = 10.0
+
+#: Bytes that a pipe holds before anybody reads, at least (pipe(7)): eight for each code object.
+PIPE = 1 << 16
 
 #: What runs at the start of a shell, and is the user's.
 STARTUP = "PYTHONSTARTUP"
@@ -35,19 +38,19 @@ def called(channel: socket.socket) -> Optional[Set[int]]:
     None when something comes on `channel`, which is not kept waiting. Raises `OSError`.
     """
     folder = tempfile.mkdtemp(prefix="ds01-")
+    ours, theirs = os.pipe()
     try:
-        ours, theirs = os.pipe()
         pid = os.fork()
         if pid == 0:
             _rehearse(folder, theirs, channel)
-        os.close(theirs)
         try:
+            os.close(theirs)
             return _addresses(ours, channel)
         finally:
-            os.close(ours)
             processes.kill(pid)
             os.waitpid(pid, 0)
     finally:
+        os.close(ours)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -60,7 +63,7 @@ def _addresses(pipe: int, channel: socket.socket) -> Optional[Set[int]]:
         ready = select.select(watched, [], [], max(0.0, deadline - time.monotonic()))[0]
         if channel in ready:
             return None
-        data = os.read(pipe, 1 << 16) if ready else b""
+        data = os.read(pipe, PIPE) if ready else b""
         if not data:
             break
         found += data
@@ -71,18 +74,20 @@ def _addresses(pipe: int, channel: socket.socket) -> Optional[Set[int]]:
 
 def _rehearse(folder: str, pipe: int, channel: socket.socket) -> None:
     """Be the process that does it. Does not return."""
-    codes: Set[Any] = set()
+    # Held, so that no address is another's later.
+    codes: Dict[int, Any] = {}
 
     def note(frame: Any, event: str, _: Any) -> None:
         if event == "call":
-            codes.add(frame.f_code)
+            codes[id(frame.f_code)] = frame.f_code
 
     def end() -> None:
-        addresses = array.array("Q", map(id, tuple(codes)))
-        with os.fdopen(pipe, "wb") as output:
-            output.write(addresses.tobytes())
-        # Nothing of it is to be left in order, and the sockets' folder goes with it.
-        os._exit(0)
+        try:
+            # Fits into the pipe.
+            os.write(pipe, array.array("Q", tuple(codes)).tobytes()[:PIPE])
+        finally:
+            # Nothing of it is to be left in order, and the sockets' folder goes with it.
+            os._exit(0)
 
     try:
         processes.die_with_parent()
