@@ -307,7 +307,7 @@ print(json.dumps({
 """
 
 _RELAY = "exec(read(int.from_bytes("
-_OUR_COMMANDS = ("docker-init", "signal.pause()", "# ds01 agent", "# ds01 zygote", _RELAY)
+_OUR_COMMANDS = ("docker-init", "signal.pause()", "# ds01 agent", "# ds01 zygote", "# ds01 rehearsal", _RELAY)
 _AGENTS_FILES = (".sock", ".sock.lock", ".sock.log", "prepared")
 
 

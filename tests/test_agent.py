@@ -751,7 +751,7 @@ def test_nothing_grows_over_thirty_cycles(site: Site) -> None:
             await cycle(number)
         await wait_until(lambda: descriptors() == before)
         await wait_until(lambda: children(site.agent_pid()) == site.zygotes())
-        assert all(not children(zygote) for zygote in site.zygotes())
+        await wait_until(lambda: all(not children(zygote) for zygote in site.zygotes()))
         await agent.close()
 
     run(site, work)

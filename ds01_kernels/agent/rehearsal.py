@@ -21,6 +21,7 @@ import time
 from typing import Any, Callable, Dict, List, Optional, Set
 
 from . import kernel, notices, processes, spare
+from .relay import entitle
 
 #: Seconds.
 LIMIT = 10.0
@@ -103,8 +104,6 @@ def _rehearse(folder: str, pipe: int, channel: socket.socket) -> None:
 
 def _make_unseen() -> None:
     """Not a zygote or a kernel to whoever counts these, and silent."""
-    from .relay import entitle
-
     entitle("# ds01 rehearsal")
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     nothing = os.open(os.devnull, os.O_RDWR)
