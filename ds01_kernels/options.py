@@ -87,7 +87,7 @@ class Options(SingletonConfigurable):
         min=0,
         max=16,
         help="Kernels that are begun in each container before anybody wants them, and that the next starts "
-        "and restarts get at once. Each takes about 16 MB; they are made while a core is free, and end when "
+        "and restarts get at once. Each takes about 12 MB; they are made while a core is free, and end when "
         "memory is short. None where IPython has configuration files. 0: none.",
     ).tag(config=True)
     pass_variables = List(
