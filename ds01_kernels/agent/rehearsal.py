@@ -1,4 +1,4 @@
-"""Starts a kernel for nobody, in a fork of the zygote, to learn which code every kernel runs.
+"""Starts a kernel for nobody, in a fork of the zygote, to learn which functions every kernel calls.
 
 It lives for as long as that takes, in a folder of its own: nothing is read of what is the user's, and nothing
 stays of it.
@@ -6,7 +6,6 @@ stays of it.
 
 from __future__ import annotations
 
-import array
 import importlib
 import json
 import os
@@ -18,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from typing import Any, Callable, Dict, List, Optional, Set
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from . import kernel, notices, processes, spare
 from .relay import entitle
@@ -26,15 +25,15 @@ from .relay import entitle
 #: Seconds.
 LIMIT = 10.0
 
-#: Bytes that a pipe holds before anybody reads, at least (pipe(7)): eight for each code object.
-PIPE = 1 << 16
+#: Bytes that are read at once.
+CHUNK = 1 << 16
 
 #: What runs at the start of a shell, and is the user's.
 STARTUP = "PYTHONSTARTUP"
 
 
-def called(channel: socket.socket) -> Optional[Set[int]]:
-    """The addresses of code objects, of this process, that a kernel runs until its first cell has run.
+def called(channel: socket.socket) -> Optional[List[List[str]]]:
+    """The functions that a kernel calls until its first cell has run: for each its module and qualified name.
 
     None when something comes on `channel`, which is not kept waiting. Raises `OSError`.
     """
@@ -46,7 +45,7 @@ def called(channel: socket.socket) -> Optional[Set[int]]:
             _rehearse(folder, theirs, channel)
         try:
             os.close(theirs)
-            return _addresses(ours, channel)
+            return _told(ours, channel)
         finally:
             processes.kill(pid)
             os.waitpid(pid, 0)
@@ -55,8 +54,8 @@ def called(channel: socket.socket) -> Optional[Set[int]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _addresses(pipe: int, channel: socket.socket) -> Optional[Set[int]]:
-    """Those that come; none when it takes too long."""
+def _told(pipe: int, channel: socket.socket) -> Optional[List[List[str]]]:
+    """What comes; nothing when it takes too long."""
     found = b""
     deadline = time.monotonic() + LIMIT
     while True:
@@ -64,28 +63,28 @@ def _addresses(pipe: int, channel: socket.socket) -> Optional[Set[int]]:
         ready = select.select(watched, [], [], max(0.0, deadline - time.monotonic()))[0]
         if channel in ready:
             return None
-        data = os.read(pipe, PIPE) if ready else b""
+        data = os.read(pipe, CHUNK) if ready else b""
         if not data:
             break
         found += data
-    addresses = array.array("Q")
-    addresses.frombytes(found[: len(found) // addresses.itemsize * addresses.itemsize])
-    return set(addresses)
+    names: List[List[str]] = json.loads(found.decode("utf-8")) if found else []
+    return names
 
 
 def _rehearse(folder: str, pipe: int, channel: socket.socket) -> None:
     """Be the process that does it. Does not return."""
-    # Held, so that no address is another's later.
-    codes: Dict[int, Any] = {}
+    names: Dict[Tuple[str, str], None] = {}
 
     def note(frame: Any, event: str, _: Any) -> None:
-        if event == "call":
-            codes[id(frame.f_code)] = frame.f_code
+        # Python has told it since 3.11.
+        name = getattr(frame.f_code, "co_qualname", "")
+        if event == "call" and name:
+            names[frame.f_globals.get("__name__", ""), name] = None
 
     def end() -> None:
         try:
-            # Fits into the pipe.
-            os.write(pipe, array.array("Q", tuple(codes)).tobytes()[:PIPE])
+            with open(pipe, "wb") as told:
+                told.write(json.dumps(list(names)).encode("utf-8"))
         finally:
             # Nothing of it is to be left in order, and the sockets' folder goes with it.
             os._exit(0)
@@ -93,6 +92,7 @@ def _rehearse(folder: str, pipe: int, channel: socket.socket) -> None:
     try:
         processes.die_with_parent()
         channel.close()
+        spare.raise_score()
         _make_unseen()
         threading.setprofile(note)
         sys.setprofile(note)

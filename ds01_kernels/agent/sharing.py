@@ -10,11 +10,10 @@ address, and whatever cannot be done here is left as it is.
 from __future__ import annotations
 
 import ctypes
-import gc
 import sys
 from contextlib import contextmanager, suppress
 from types import FunctionType
-from typing import Any, Callable, Collection, Dict, Iterator, List, Sequence, TypeVar
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence, TypeVar
 
 Thing = TypeVar("Thing")
 
@@ -34,8 +33,8 @@ _files: List[Any] = []
 _last: List[str] = []
 
 
-def arrange(called: Collection[int]) -> None:
-    """Do all that is known to help; `called` are the addresses of code objects that every kernel runs."""
+def arrange(called: Iterable[Sequence[str]]) -> None:
+    """Do all that is known to help; `called` are functions, as `rehearsal.called` tells of them."""
     steps: List[Callable[[], None]] = [
         _fill_holes,
         lambda: _gather_code(called),
@@ -116,20 +115,35 @@ class _Module:
         self.__file__ = file
 
 
-def _gather_code(called: Collection[int]) -> None:
+def _gather_code(called: Iterable[Sequence[str]]) -> None:
     """Running a function counts references to its code, and writes into it what makes it faster."""
-    if not called:
-        return
-    functions: Dict[int, List[Any]] = {}
-    for thing in gc.get_objects():
-        if type(thing) is FunctionType and id(thing.__code__) in called:
-            functions.setdefault(id(thing.__code__), []).append(thing)
-    codes: List[Any] = [same[0].__code__ for same in functions.values()]
+    functions = [found for module, name in called for found in _functions(module, name)]
+    codes: List[Any] = [function.__code__ for function in functions]
     copies = _gathered(codes, lambda code: code.replace())
-    for at, same in enumerate(functions.values()):
-        for function in same:
-            function.__code__ = copies[at]
+    for at, function in enumerate(functions):
+        function.__code__ = copies[at]
     _former.append(codes)
+
+
+def _functions(module: str, name: str) -> List[Any]:
+    """Those of that qualified name which can be found without looking at more than lies on the way."""
+    thing: Any = sys.modules.get(module)
+    try:
+        for part in name.split("."):
+            thing = vars(thing).get(part)
+        found = [thing, *_inside(thing)]
+    except TypeError:  # of what has no attributes: it is something else, or made by a function
+        return []
+    return [one for one in found if type(one) is FunctionType and one.__code__.co_qualname == name]
+
+
+def _inside(thing: Any) -> Sequence[Any]:
+    """What may be the function, where it was decorated."""
+    if isinstance(thing, (staticmethod, classmethod)):
+        return [thing.__func__]
+    if isinstance(thing, property):
+        return [thing.fget, thing.fset]
+    return [vars(thing).get("__wrapped__")]
 
 
 def _gather_names() -> None:

@@ -80,7 +80,7 @@ def can_follow(request: kernel.Request) -> bool:
 
 def attend(line: socket.socket, own: Spare) -> None:
     """Be a spare, and then the kernel that is asked for on the line; end when that is closed."""
-    score = _raise_score()
+    score = raise_score()
     kernel.redirect(own.log)
     kernel.settle_signals()
     known, began = set(sys.modules), time.time_ns()
@@ -187,7 +187,7 @@ def _begin_history(app: Any, shell: Any, request: kernel.Request) -> None:
         raise UnfitError("this IPython has no history")
 
 
-def _raise_score() -> Optional[str]:
+def raise_score() -> Optional[str]:
     """Be the first that the OOM killer takes; what it was before, or None where it cannot be said."""
     try:
         with open(_SCORE_FILE) as file:

@@ -24,7 +24,7 @@ import threading
 import time
 import traceback
 from contextlib import suppress
-from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence
 
 from . import kernel, processes, sharing
 
@@ -113,7 +113,7 @@ def _preload_rest(began: int, channel: socket.socket) -> Dict[str, object]:
     _import(LAST_IMPORTS)
     _refuse_threads()
     called = _called(channel)
-    gc.unfreeze()
+    # Of what came since: to look through the rest would take its pages from kernels that have begun.
     gc.collect()
     if called is None:
         return {"files": _ready_to_fork(began)}
@@ -121,13 +121,13 @@ def _preload_rest(began: int, channel: socket.socket) -> Dict[str, object]:
     return {"files": _ready_to_fork(began), "complete": True}
 
 
-def _called(channel: socket.socket) -> Optional[Set[int]]:
+def _called(channel: socket.socket) -> Optional[List[List[str]]]:
     """See `rehearsal.called`; nothing where there can be no rehearsal."""
     try:
         rehearsal: Any = importlib.import_module(__package__ + ".rehearsal")
-        called: Optional[Set[int]] = rehearsal.called(channel)
+        called: Optional[List[List[str]]] = rehearsal.called(channel)
     except Exception:
-        return set()
+        return []
     return called
 
 
