@@ -149,9 +149,16 @@ class Story:
 
     def container(self) -> dict[str, Any]:
         with docker() as client:
-            found = client.containers(all=True, filters={"label": f"ds01-kernels.path={self.folder}"})
-            assert len(found) == 1, found
-            return dict(client.inspect_container(found[0]["Id"]))
+
+            def found() -> list[dict[str, Any]]:
+                return list(
+                    client.containers(all=True, filters={"label": f"ds01-kernels.path={self.folder}"})
+                )
+
+            # The one that a rebuild has replaced goes a moment after its end.
+            wait_for(lambda: len(found()) == 1, lambda: f"{found()}")
+            (only,) = found()
+            return dict(client.inspect_container(only["Id"]))
 
 
 @pytest.fixture(scope="module")
