@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .agent_stream import CONNECT_LIMIT
+from .connection import inside
 
 
 @dataclass(frozen=True)
@@ -54,3 +56,13 @@ class KernelRequest:
     connection: Mapping[str, Any]
     arguments: Sequence[str] = ()
     notice: str = ""
+
+    def anew(self) -> KernelRequest:
+        """The same of another process."""
+        process = new_process()
+        return replace(self, process=process, connection={**self.connection, "ip": inside(process)})
+
+
+def new_process() -> str:
+    """A name that no kernel process of this machine has."""
+    return f"{os.getpid():x}-{os.urandom(6).hex()}"

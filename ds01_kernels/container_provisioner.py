@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 
 from .agent_client import KernelProcess
-from .agent_requests import KernelRequest
+from .agent_requests import KernelRequest, new_process
 from .connection import Channels
 from .errors import Ds01Error, NoRoomError, NotBuiltError
 from .explaining import ExplainingKernel, Say
@@ -161,7 +160,7 @@ class ContainerProvisioner(KernelProvisionerBase):
             named=(*self._workbench.pass_variables, *self.kernel_spec.env),
             project=project.path,
         )
-        process = f"{os.getpid():x}-{os.urandom(6).hex()}"
+        process = new_process()
         return KernelRequest(
             process=process,
             cwd=str(self._cwd),

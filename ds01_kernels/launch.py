@@ -133,13 +133,23 @@ class Launcher:
             station = await self.reach(project)
             if begun is not None and station is likely:
                 taken, begun = begun, None
-                return await taken
+                return await self._outcome(taken, likely)
         finally:
             self.reserved.discard(request.process)
             if begun is not None:
                 self._keep(self._end(begun))
         await self.preparations.make(project, station, curve=curve)
-        return await station.begin(request)
+        # What was begun may have been in the same container, before that was started anew, and be ending.
+        return await station.begin(request if begun is None else request.anew())
+
+    async def _outcome(self, begun: Awaitable[Started], station: Station) -> Started:
+        try:
+            return await begun
+        except Ds01Error as error:
+            if station.agent.lost is None:
+                raise
+            # The look has started the container anew, and the agent's loss was not known yet.
+            raise AgentLostError(str(error)) from error
 
     async def _end(self, begun: Awaitable[Started]) -> None:
         with suppress(Ds01Error, OSError):
