@@ -164,7 +164,8 @@ class SocketDirectory:
         return name, content
 
     def write_agent(self, program: bytes) -> None:
-        """What the container's main process is to run when it starts. Raises `DiskFullError` or `OSError`."""
+        """What is to be run beside the container's main process, at its next start. Raises `DiskFullError` or
+        `OSError`."""
         self._write(AGENT, program)
 
     def remove_nonce(self, name: str) -> None:

@@ -55,8 +55,9 @@ class Agent:
         self.clients: Dict[str, Client] = {}
         self.kernels: Dict[str, Kernel] = {}
         room = Room(self.memory.usage)
-        told = (self._on_ready, self._on_closed)
-        self.starter = Starter(loaded, self.folder, *told, early, sockets=self.sockets, room=room)
+        self.starter = Starter(
+            loaded, self.folder, self._on_ready, self._on_closed, early, sockets=self.sockets, room=room
+        )
         self._unclaimed: Dict[int, int] = {}
         self._over = asyncio.Event()
         self._needed = 0.0

@@ -55,9 +55,8 @@ def main(digest: str, guess: str, file: str) -> None:
 
 def _is_fit(told: Preparation) -> bool:
     """Whether a fork of this interpreter is what another one would be with what was told."""
-    # A thread that the project's packages have started would be missing in it.
-    alone = len(os.listdir("/proc/self/task")) == 1
-    return alone and all(os.environ.get(name) == value for name, value in told.env.items())
+    is_same = all(os.environ.get(name) == value for name, value in told.env.items())
+    return is_same and not zygote.has_threads()
 
 
 def _become_agent(folder: str, path: str, arguments: Sequence[Any], lock: int, *inherited: int) -> NoReturn:

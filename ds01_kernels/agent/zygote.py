@@ -113,10 +113,10 @@ def _preload_rest(began: int, channel: socket.socket) -> Dict[str, object]:
     _import(LAST_IMPORTS)
     _refuse_threads()
     called = _called(channel)
-    # Of what came since: to look through the rest would take its pages from kernels that have begun.
-    gc.collect()
     if called is None:
         return {"files": _ready_to_fork(began)}
+    # Of what came since: to look through the rest would take its pages from kernels that have begun.
+    gc.collect()
     sharing.arrange(called)
     return {"files": _ready_to_fork(began), "complete": True}
 
@@ -149,8 +149,13 @@ def _ready_to_fork(began: int) -> Dict[str, Stamp]:
     return files
 
 
+def has_threads() -> bool:
+    """Whether a fork of this process would lack some: one was started while something was imported."""
+    return threading.active_count() > 1 or len(os.listdir("/proc/self/task")) > 1
+
+
 def _refuse_threads() -> None:
-    if threading.active_count() > 1 or len(os.listdir("/proc/self/task")) > 1:
+    if has_threads():
         raise RuntimeError("a package started a thread while it was imported, so forking would not be safe")
 
 

@@ -13,7 +13,7 @@ from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.session import new_id_bytes
 
 from ..agent.protocol import Message
-from ..agent_client import Agent, KernelProcess
+from ..agent_client import Agent
 from ..agent_requests import KernelRequest
 from ..connection import PORTS, inside
 from ..engine import Engine
@@ -136,17 +136,14 @@ async def _check_kernel(station: Station) -> None:
         files={},
         connection={**connection, "signature_scheme": "hmac-sha256", "kernel_name": "check"},
     )
-    process: KernelProcess | None = None
     try:
-        process = await station.spawn(request)
-        await process.ready()
-        started = await station.started(process)
-        await _await_answer({**connection, "ip": started.prefix, "key": key})
+        started = await station.begin(request)
+        try:
+            await _await_answer({**connection, "ip": started.prefix, "key": key})
+        finally:
+            started.process.end()
     except (KernelFailedError, AgentError, RuntimeError) as error:
         raise CheckFailedError(f"No kernel can run in the new image. {error}") from None
-    finally:
-        if process is not None:
-            process.end()
 
 
 async def _await_answer(connection: dict[str, Any]) -> None:
