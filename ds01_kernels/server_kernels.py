@@ -13,6 +13,7 @@ from typing import Any
 from jupyter_core.utils import ensure_async
 from jupyter_server.services.kernels.connection.base import BaseKernelWebsocketConnection
 from jupyter_server.services.kernels.kernelmanager import MappingKernelManager
+from tornado.web import HTTPError
 
 from .projects import Project
 from .provisioner import ProjectProvisioner
@@ -89,10 +90,11 @@ class ServerKernels:
 
 
 def ending_started(parent: type[MappingKernelManager]) -> type[MappingKernelManager]:
-    """A subclass that ends a kernel only when it does not just start.
+    """A subclass that ends a kernel only when it does not just start, and for which one that goes is ended.
 
     While Jupyter starts one again, its end would be an `InvalidStateError`: the kernel would go on, and a
-    server that is being stopped would never end. With a container to be made that is seconds.
+    server that is being stopped would never end. With a container to be made that is seconds. Nor would it
+    where a kernel goes by itself at that moment, and is not found any more.
     https://github.com/jupyter/jupyter_client/blob/v8.10.0/jupyter_client/multikernelmanager.py#L320
     """
 
@@ -101,9 +103,14 @@ def ending_started(parent: type[MappingKernelManager]) -> type[MappingKernelMana
         # Each start has a limit, and one that fails is done as well. A restart makes another future.
         while kernel_id in self and not self.get_kernel(kernel_id).ready.done():  # noqa: ASYNC110
             await asyncio.sleep(_PAUSE)
-        if kernel_id in self or not known:
-            end: Any = parent._async_shutdown_kernel
+        if known and kernel_id not in self:
+            return
+        end: Any = parent._async_shutdown_kernel
+        try:
             await end(self, kernel_id, now=now, restart=restart)
+        except (HTTPError, KeyError):
+            if not known or kernel_id in self:
+                raise
 
     body = {"_async_shutdown_kernel": shut_down, "shutdown_kernel": shut_down}
     return types.new_class("EndingStartedKernels", (parent,), exec_body=lambda made: made.update(body))

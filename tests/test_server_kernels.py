@@ -55,6 +55,29 @@ def test_a_kernel_that_starts_is_ended_afterwards() -> None:
     asyncio.run(work())
 
 
+class Vanishing(AsyncMappingKernelManager):
+    async def _async_shutdown_kernel(self, kernel_id: str, now: Any = False, restart: Any = False) -> None:
+        await asyncio.sleep(0)
+        if kernel_id == "gone":
+            self._kernels.pop(kernel_id, None)
+        self.get_kernel(kernel_id)
+        raise HTTPError(500, "it does not end")
+
+
+def test_a_kernel_that_goes_while_it_is_ended_is_ended() -> None:
+    async def work() -> None:
+        kernels: Any = ending_started(Vanishing)()
+        kernels._kernels = {"gone": Starting(), "stays": Starting()}
+        for kernel in kernels._kernels.values():
+            kernel.ready.set_result(None)
+        await kernels.shutdown_kernel("gone")
+        for kernel_id, status in (("gone", "404"), ("stays", "500")):
+            with pytest.raises(HTTPError, match=status):
+                await kernels.shutdown_kernel(kernel_id)
+
+    asyncio.run(work())
+
+
 class Watched:
     """As much of a kernel's manager as is looked at when Jupyter begins to watch it."""
 
