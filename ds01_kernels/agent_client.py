@@ -165,6 +165,7 @@ class Agent:
                 connection=dict(request.connection),
                 arguments=list(request.arguments),
                 notice=request.notice,
+                after=request.after,
             )
             process.pid, process.how = field(answer, "pid", int), field(answer, "how", str)
         except BaseException:

@@ -46,7 +46,8 @@ class Identity:
 class KernelRequest:
     """A kernel process to be started. `cwd` is a path in the container; `arguments` go to ipykernel.
 
-    `notice` is one line that its first cell is to say.
+    `notice` is one line that its first cell is to say. It serves nobody before the kernel process `after`,
+    of the same container, is over.
     """
 
     process: str
@@ -56,6 +57,7 @@ class KernelRequest:
     connection: Mapping[str, Any]
     arguments: Sequence[str] = ()
     notice: str = ""
+    after: str = ""
 
     def anew(self) -> KernelRequest:
         """The same of another process."""

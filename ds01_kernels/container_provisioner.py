@@ -7,6 +7,7 @@ import math
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -329,7 +330,7 @@ class ContainerProvisioner(KernelProvisionerBase):
 
         async def begin() -> Successor:
             launcher = (await self._workbench.flows(project)).launcher
-            request = self._request(project, kwargs)
+            request = replace(self._request(project, kwargs), after=process.id)
             return Successor(launcher, project, process, request, channels, manager.context)
 
         self._successor = await self._workbench.run(begin())

@@ -64,8 +64,8 @@ class Launcher:
         self._identity = identity
         #: Kernel processes of ours that may be needed soon and are nobody's yet: they keep no container.
         self.reserved: set[str] = set()
-        #: Kernel processes that are over in a moment, by SIGKILL if need be.
-        self.ending: set[KernelProcess] = set()
+        #: Kernel processes that are over in a moment, by SIGKILL if need be, and what sees to that.
+        self.ending: dict[KernelProcess, asyncio.Task[None]] = {}
         self._stations: dict[str, Station] = {}
         #: By the project's path, where it was reached the last time.
         self._reached: dict[Path, Station] = {}

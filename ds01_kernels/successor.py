@@ -1,16 +1,15 @@
 """The next process of a kernel that is restarted, begun while the one before it ends.
 
 An interpreter needs some 40 ms after its last socket was closed, and a client some 10 ms to connect again.
-So Jupyter is told of the end when the sockets are closed, and led to the next process meanwhile. That one is
-asked for something only when the former is over, and only if it is what Jupyter starts then.
+So Jupyter is told of the end when the sockets are closed, and led to the next process meanwhile, if that is
+what Jupyter starts then. It takes requests at once, and serves them when the former is over (`agent.kernel`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from signal import SIGTERM
@@ -45,7 +44,7 @@ class Successor:
         channels: Channels,
         context: zmq.Context[zmq.Socket[bytes]],
     ) -> None:
-        """`context` is that of the kernel's clients."""
+        """`request` is to come after `former`; `context` is that of the kernel's clients."""
         self._launcher = launcher
         self._project = project
         self.former = former
@@ -67,14 +66,15 @@ class Successor:
     async def take(self, request: KernelRequest, patience: float) -> Started | None:
         """The process, now the kernel; None when another one has to be started.
 
-        To be called when the former one has closed its sockets; it is over then, in either case. `patience`
-        is how many seconds Jupyter gives a kernel for its end.
+        To be called when the former one has closed its sockets. Where another has to be started that one is
+        over; else it will be. `patience` is how many seconds Jupyter gives a kernel for its end.
         """
         async with self._launcher.idling.busy(self._project):
             is_wanted = _essence(request) == _essence(self._request)
-            async with self._former_ending(patience):
-                started = await self._led() if is_wanted else None
+            ending = self._see_former_out(patience)
+            started = await self._led() if is_wanted else None
             if started is None or started.process.exit is not None:
+                await asyncio.wait([ending])
                 return None
             point_requests(self._channels, started.prefix)
             self._launcher.follow(self._project, started.process)
@@ -95,35 +95,12 @@ class Successor:
             return None
         return started if station.agent is started.process.agent else None
 
-    @asynccontextmanager
-    async def _former_ending(self, patience: float) -> AsyncIterator[None]:
-        """What is done inside is done while it ends; afterwards it is over."""
-        ending = asyncio.ensure_future(self._see_former_out(patience))
-        self._launcher.ending.add(self.former)
-        try:
-            yield
-            await ending
-        finally:
-            self._launcher.ending.discard(self.former)
-            ending.cancel()
-
-    async def _see_former_out(self, patience: float) -> None:
-        """Wait for it as Jupyter does: half of its patience, then as long again after SIGTERM, then SIGKILL.
-
-        https://github.com/jupyter/jupyter_client/blob/v8.6.3/jupyter_client/manager.py (`finish_shutdown`)
-        """
-        former = self.former
-        for limit, go_on in (
-            (patience / 2, partial(former.signal, SIGTERM)),
-            (patience / 2, former.end),
-            (KILL_LIMIT, partial(log.warning, "Kernel process %d does not end", former.pid)),
-        ):
-            try:
-                await asyncio.wait_for(former.ended(), limit)
-            except TimeoutError:
-                go_on()
-            else:
-                return
+    def _see_former_out(self, patience: float) -> asyncio.Task[None]:
+        """Goes on when this successor is dropped."""
+        former, all_ending = self.former, self._launcher.ending
+        ending = all_ending[former] = asyncio.create_task(_see_out(former, patience))
+        ending.add_done_callback(lambda _: all_ending.pop(former, None))
+        return ending
 
     async def drop(self) -> None:
         """End what was not taken."""
@@ -148,11 +125,29 @@ class Successor:
         await listeners_are_back(self._channels, self._context)
 
 
+async def _see_out(process: KernelProcess, patience: float) -> None:
+    """Wait for its end as Jupyter does: half of its patience, then as long again after SIGTERM, then SIGKILL.
+
+    https://github.com/jupyter/jupyter_client/blob/v8.6.3/jupyter_client/manager.py (`finish_shutdown`)
+    """
+    for limit, go_on in (
+        (patience / 2, partial(process.signal, SIGTERM)),
+        (patience / 2, process.end),
+        (KILL_LIMIT, partial(log.warning, "Kernel process %d does not end", process.pid)),
+    ):
+        try:
+            await asyncio.wait_for(process.ended(), limit)
+        except TimeoutError:
+            go_on()
+        else:
+            return
+
+
 def _let_fail(work: asyncio.Future[Any]) -> None:
     """Nobody may be waiting when it does."""
     work.add_done_callback(lambda done: done.cancelled() or done.exception())
 
 
 def _essence(request: KernelRequest) -> KernelRequest:
-    """What of it makes a difference to the kernel: all but the name of the process."""
-    return replace(request, process="", connection={**request.connection, "ip": ""})
+    """What of it makes a difference to the kernel: all but the names of processes."""
+    return replace(request, process="", after="", connection={**request.connection, "ip": ""})

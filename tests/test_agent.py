@@ -18,6 +18,7 @@ import tempfile
 import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 import pytest
@@ -944,6 +945,27 @@ def test_kernels_of_a_lost_client_end_after_its_grace_time_and_not_before(site: 
         await wait_until(lambda: not lives(kept))
         back.socket.close()
         await keeper.close()
+
+    run(site, work)
+
+
+@pytest.mark.parametrize("env", [{}, {"PYTHONUNBUFFERED": "1"}], ids=["fork", "start"])
+def test_one_that_comes_after_another_takes_requests_and_serves_them_then(
+    site: Site, env: dict[str, str]
+) -> None:
+    async def work() -> None:
+        agent = await site.connect()
+        former = await site.kernel(agent)
+        process = await site.kernel(agent, after=former.id, env=env)
+        async with site.client(process) as client:
+            client.kernel_info()
+            with pytest.raises(Empty):
+                await client.get_shell_msg(timeout=0.5)
+            former.end()
+            assert (await client.get_shell_msg(timeout=LIMIT))["msg_type"] == "kernel_info_reply"
+        later = await site.kernel(agent, after=former.id)
+        assert await site.run(later, "", "1 + 1") == "2"
+        await agent.close()
 
     run(site, work)
 

@@ -9,16 +9,21 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import live
 import pytest
 from conftest import ProjectFolder
 from test_agent import LIMIT, Site, kill, lives, run, site, wait_until
+from traitlets.config import Config
 
+from ds01_kernels.agent.kernel import Request
 from ds01_kernels.agent.room import Room
+from ds01_kernels.agent.spare import begin_history
 from ds01_kernels.agent.spares import SIZE
 from ds01_kernels.agent_client import Agent, KernelProcess
+from ds01_kernels.errors import KernelFailedError
 from ds01_kernels.variables import WORKSPACE
 from ds01_kernels.workbench import Workbench
 
@@ -165,6 +170,22 @@ def test_startup_files_run_for_the_notebook(site: Site, roomy: Path) -> None:
     run(site, work)
 
 
+def test_a_startup_file_that_ends_the_process_fails_its_start(site: Site, roomy: Path) -> None:
+    async def work() -> None:
+        startup = site.folder / ".ipython" / "profile_default" / "startup"
+        startup.mkdir(parents=True)
+        (startup / "00.py").write_text("import os, sys; print('no more', file=sys.__stderr__); os._exit(3)")
+        agent = await site.connect(spares=1)
+        await waiting(site)
+        process = await agent.spawn(site.request())
+        assert process.how == "spare"
+        with pytest.raises(KernelFailedError, match="no more"):
+            await process.ready()
+        await agent.close()
+
+    run(site, work)
+
+
 def test_with_configuration_files_there_are_none(site: Site, roomy: Path) -> None:
     async def work() -> None:
         agent = await site.connect(spares=1)
@@ -205,6 +226,21 @@ def test_a_history_file_is_followed(site: Site, roomy: Path) -> None:
         await agent.close()
 
     run(site, work)
+
+
+def test_a_history_that_cannot_begin_costs_no_kernel() -> None:
+    class Shell:
+        config = Config()
+        history_manager: object = "none"
+
+        def init_history(self) -> None:
+            self.history_manager = "half"
+            raise RuntimeError("an IPython that nobody knows")
+
+    shell = Shell()
+    app = SimpleNamespace(config=Config(), kernel=SimpleNamespace(config=Config()))
+    begin_history(app, shell, Request("k", "/", {}, [], "/k.json", "/k.log", "/k"))
+    assert shell.history_manager == "none"
 
 
 def test_another_one_comes_and_none_counts(site: Site, roomy: Path) -> None:

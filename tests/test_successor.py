@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from queue import Empty
 
 import live
 import pytest
@@ -96,20 +97,38 @@ def test_it_is_begun_early_and_asked_late(live_site: live.Site, ipykernel_image:
         assert kernels(project) == 1
 
 
-def test_clients_are_led_to_it_while_the_former_is_taken_apart(
+def test_it_takes_requests_while_the_former_is_taken_apart_and_serves_them_then(
     live_site: live.Site, ipykernel_image: str
 ) -> None:
     project = live_site.project("late", dockerfile=f"FROM {ipykernel_image}\n")
     with slow_kernel(project, ENDING_LATE) as kernel:
-        shell, iopub = (Path(f"{kernel.manager.get_connection_info()['ip']}-{port}") for port in (1, 2))
-        former = iopub.readlink()
-        with restarting(kernel):
-            live.until(lambda: iopub.is_symlink() and iopub.readlink() != former)
-            assert not shell.is_symlink()
-            assert kernels(project) == 2
-            (project.path / "go").touch()
+        kernel.manager.restart_kernel()
+        assert kernels(project) == 2
+        request = kernel.client.kernel_info()
+        with pytest.raises(Empty):
+            kernel.client.get_shell_msg(timeout=1)
+        assert not (project.path / "over").exists()
+        (project.path / "go").touch()
+        assert kernel.client.get_shell_msg(timeout=live.LIMIT)["parent_header"]["msg_id"] == request
         assert kernel.run("import os; print(os.path.exists('/workspace/over'))") == "True\n"
         assert kernels(project) == 1
+
+
+def test_one_that_waits_is_restarted_and_shut_down_too(live_site: live.Site, ipykernel_image: str) -> None:
+    project = live_site.project("again", dockerfile=f"FROM {ipykernel_image}\n")
+    with slow_kernel(project, ENDING_LATE) as kernel:
+        kernel.manager.restart_kernel()
+        kernel.manager.interrupt_kernel()
+        with restarting(kernel):
+            live.until(lambda: kernels(project) == 3)
+            (project.path / "go").touch()
+        assert kernel.run("print(1)") == "1\n"
+        (project.path / "go").unlink()
+        kernel.run(ENDING_LATE)
+        kernel.manager.restart_kernel()
+        kernel.manager.shutdown_kernel(now=True)
+        (project.path / "go").touch()
+        live.until(lambda: kernels(project) == 0)
 
 
 def test_a_former_one_that_does_not_end_is_killed(live_site: live.Site, ipykernel_image: str) -> None:

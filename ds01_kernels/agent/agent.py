@@ -56,7 +56,14 @@ class Agent:
         self.kernels: Dict[str, Kernel] = {}
         room = Room(self.memory.usage)
         self.starter = Starter(
-            loaded, self.folder, self._on_ready, self._on_closed, early, sockets=self.sockets, room=room
+            loaded,
+            self.folder,
+            self._on_ready,
+            self._on_closed,
+            self._is_over,
+            early,
+            sockets=self.sockets,
+            room=room,
         )
         self._unclaimed: Dict[int, int] = {}
         self._over = asyncio.Event()
@@ -107,6 +114,11 @@ class Agent:
             own = [os.path.join(self.folder, kernel_id + end) for end in (".log", ".json", ".notice")]
             files.remove(*own, *sockets)
 
+    @property
+    def pids(self) -> Set[int]:
+        """The processes that are ours here, with those of kernels, and without what those have started."""
+        return self.starter.pids.union(kernel.pid for kernel in self.kernels.values() if kernel.pid)
+
     def claim(self, pid: int) -> Optional[int]:
         """The exit code of a kernel that ended before its start was reported; None while it runs."""
         code = self._unclaimed.pop(pid, None)
@@ -142,6 +154,11 @@ class Agent:
         kernel = self.kernels.get(kernel_id)
         if kernel is not None:
             kernel.is_closed()
+
+    async def _is_over(self, kernel_id: str) -> None:
+        kernel = self.kernels.get(kernel_id)
+        if kernel is not None:
+            await kernel.over.wait()
 
     def _reap(self) -> None:
         while True:

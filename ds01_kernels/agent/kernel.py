@@ -22,11 +22,13 @@ START_BOUND = ("PYTHON", "LD_", "LC_", "MALLOC_", "GLIBC_")
 START_BOUND_NAMES = ("LANG", "LANGUAGE")
 
 #: On the line, a socket to the agent: a process reports its pid, gets the length and then the JSON of its
-#: request, and says `READY` when it can be reached, `CLOSED` when it cannot any more.
+#: request, and says `READY` when it can be reached, `CLOSED` when it cannot any more. One that comes
+#: after another takes requests from `READY` on, and serves them once it is told to `GO`.
 PID = struct.Struct(">I")
 LENGTH = struct.Struct(">I")
 READY = b"R"
 CLOSED = b"C"
+GO = b"G"
 
 #: Seconds.
 ADOPTION_LIMIT = 5.0
@@ -61,7 +63,8 @@ class Setup:
 class Request:
     """One kernel: `env` holds all its variables; its sockets are ``<sockets>-1`` to ``-5``.
 
-    `notice` is a file with what is to be said in its first cell, or nothing.
+    `notice` is a file with what is to be said in its first cell, or nothing; `after` another kernel, which is
+    to be over before this one serves anybody, or nothing.
     """
 
     kernel: str
@@ -72,6 +75,7 @@ class Request:
     log: str
     sockets: str
     notice: str = ""
+    after: str = ""
     encrypted: bool = False
 
     def encode(self) -> bytes:
@@ -179,17 +183,27 @@ def own_arguments(connection_file: str) -> List[str]:
     return ["-f", connection_file, "--IPKernelApp.parent_handle=1"]
 
 
-def serve(app: Any, request: Request, line: socket.socket) -> None:
-    """Say that the kernel can be reached, and be it to its end."""
+def serve(app: Any, request: Request, line: socket.socket, *, is_told: bool = False) -> None:
+    """Say that the kernel can be reached, unless the agent `is_told`, and be it to its end."""
     from . import notices
 
     if request.notice:
         previous.announce(app.shell, request.notice)
-    line.sendall(READY)
+    if not is_told:
+        line.sendall(READY)
     notices.attach(app.shell)
     _say_idle_once_started(app.kernel)
     _end_in_order(app)
+    if request.after:
+        _await_turn(line)
     app.start()
+
+
+def _await_turn(line: socket.socket) -> None:
+    """What is asked for meanwhile waits in the sockets."""
+    line.settimeout(None)
+    if line.recv(1) != GO:
+        sys.exit("the agent no longer wants this kernel")
 
 
 def _say_idle_once_started(kernel: Any) -> None:

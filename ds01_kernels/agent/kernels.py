@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from typing import TYPE_CHECKING, Any, Dict, Optional
@@ -23,6 +24,7 @@ class Kernel:
         self.call = call
         self.pid: Optional[int] = None
         self.ready = False
+        self.over = asyncio.Event()
         self._how = self._note = ""
         self._ending = False
         client.kernels[self.id] = self
@@ -59,16 +61,20 @@ class Kernel:
         """SIGKILL to it and to everything that it started; `exited` follows."""
         self._ending = True
         if self.pid is not None:
-            processes.end_kernel(self.id, self.pid)
+            self._end_all()
 
     def exited(self, code: int) -> None:
         """Its process has ended: end what it left, remove its files, tell the client."""
-        processes.end_kernel(self.id, self.pid)
+        self._end_all()
         ended = self._exit(code)
         self._remove()
         self.client.remember(self.id, ended)
+        self.over.set()
         self.client.send(kind="exited", kernel=self.id, **ended)
         self.client.close_when_over()
+
+    def _end_all(self) -> None:
+        processes.end_kernel(self.id, self.pid, self.client.agent.pids - {self.pid or 0})
 
     def _exit(self, code: int) -> Dict[str, Any]:
         by_others = code == -signal.SIGKILL and not self._ending

@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 from contextlib import ExitStack, suppress
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set
+from typing import AbstractSet, Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set
 
 from . import loader
 
@@ -99,8 +99,11 @@ def command(text: int, name: str) -> str:
     return 'exec(open(%d, encoding="utf-8").read()) # ds01 %s' % (text, name)
 
 
-def end_kernel(kernel: str, pid: Optional[int]) -> None:
-    """SIGKILL to the kernel's process group, to its session, and to what it started that left both."""
+def end_kernel(kernel: str, pid: Optional[int], others: AbstractSet[int] = frozenset()) -> None:
+    """SIGKILL to the kernel's process group, to its session, and to what it started that left both.
+
+    `others` are processes that are known to be none of these, and are not looked at.
+    """
     if pid is not None:
         signal_group(pid, signal.SIGKILL)
     # Both: another agent's kernel may have the same id, where this one sees that agent's processes too.
@@ -110,7 +113,8 @@ def end_kernel(kernel: str, pid: Optional[int]) -> None:
         belonging = {
             process.pid
             for process in _others()
-            if process.session == pid or marks.issubset(_variables(process.pid))
+            if process.session == pid
+            or (process.pid not in others and marks.issubset(_variables(process.pid)))
         }
         if belonging <= killed:
             return

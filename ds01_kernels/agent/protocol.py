@@ -14,7 +14,8 @@ welcome            agent     protocol, pid, survey, nonce, kernels {id: pid or n
 prepare            client    path, first, env: what the zygote is to be started with; spares: how many kernels
                              are to be begun before anybody wants them
 spawn              client    call, kernel, cwd, env, files, connection, arguments, notice: what its first
-                             cell is to say of the process before it
+                             cell is to say of the process before it; after: the one that has to be over
+                             before it serves anybody
 spawned            agent     call, kernel, pid, how ("spare", "fork", "start"), note
 ready              agent     kernel: its five sockets are bound
 closed             agent     kernel: they are closed again; what is left of its end is the interpreter's own

@@ -28,9 +28,6 @@ LIMIT = 10.0
 #: Bytes that are read at once.
 CHUNK = 1 << 16
 
-#: What runs at the start of a shell, and is the user's.
-STARTUP = "PYTHONSTARTUP"
-
 
 def called(channel: socket.socket) -> Optional[List[List[str]]]:
     """The functions that a kernel calls until its first cell has run: for each its module and qualified name.
@@ -114,7 +111,7 @@ def _make_unseen() -> None:
 def _be_kernel(folder: str, end: Callable[[], None]) -> None:
     path, sockets = os.path.join(folder, "kernel.json"), os.path.join(folder, "s")
     os.environ["IPYTHONDIR"] = folder
-    os.environ.pop(STARTUP, None)
+    os.environ.pop(spare.STARTUP, None)
     with open(path, "w", encoding="ascii") as file:
         json.dump(spare.connection(sockets), file)
     app = kernel.application()

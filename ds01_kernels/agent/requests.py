@@ -43,6 +43,7 @@ def request(agent: Agent, client: Client, message: protocol.Message) -> Request:
         log=os.path.join(agent.folder, kernel_id + ".log"),
         sockets=text(message["connection"], "ip"),
         notice=os.path.join(agent.folder, kernel_id + ".notice") if _has_notice(message) else "",
+        after=text(message, "after") if "after" in message else "",
         encrypted="curve_secretkey" in message["connection"],
     )
 

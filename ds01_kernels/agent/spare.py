@@ -34,6 +34,9 @@ _SCORE_FILE = "/proc/self/oom_score_adj"
 INIT_BOUND = ("IPYTHON", "IPYKERNEL", "JUPYTER", "DEBUGPY", "PYDEVD", "TRAITLETS", "XDG_", "CONDA_")
 INIT_BOUND_NAMES = ("HOME", "VIRTUAL_ENV", "NO_COLOR", "COLORTERM", "PATHEXT")
 
+#: A variable: a file that runs at the start of a shell.
+STARTUP = "PYTHONSTARTUP"
+
 #: The argument that notebook runners give, the one that can be followed afterwards.
 HISTORY_FILE = "--HistoryManager.hist_file="
 
@@ -87,8 +90,10 @@ def attend(line: socket.socket, own: Spare) -> None:
     kernel.tell_when_closed(line)
     app = kernel.application()
     taken: Dict[str, kernel.Request] = {}
+    is_told = False
 
     def wait() -> None:
+        nonlocal is_told
         del app.init_path
         files = zygote.stamps(began, set(sys.modules) - known)
         content = json.dumps(files).encode("ascii")
@@ -108,13 +113,16 @@ def attend(line: socket.socket, own: Spare) -> None:
             # What it has begun must not be ended in an orderly way: that would leave traces in the history.
             print("this spare cannot be that kernel: %r" % error, file=sys.__stderr__, flush=True)
             os._exit(0)
-        line.sendall(TAKEN)
+        # Nobody waits for the rest, unless something of the user's is in it that could end this process.
+        is_told = not _has_startup(app)
+        line.sendall(TAKEN + kernel.READY if is_told else TAKEN)
+        _begin(app, app.kernel.shell, request)
         app.init_path()
 
     app.load_config_file = _without_files(app)
     app.init_path = wait
     kernel.initialize(app, own.connection_file)
-    kernel.serve(app, taken["request"], line)
+    kernel.serve(app, taken["request"], line, is_told=is_told)
 
 
 def _without_files(app: Any) -> Callable[[], None]:
@@ -140,7 +148,6 @@ def refuse_configuration(app: Any) -> None:
 def _become(app: Any, own: Spare, request: kernel.Request) -> None:
     """Take on all that a kernel gets from its request. Raises anything when that cannot be done."""
     _refuse_new_configuration(app)
-    shell = app.kernel.shell
     kernel.settle_place(request)
     sys.argv = ["ipykernel_launcher", *kernel.own_arguments(request.connection_file), *request.arguments]
     app.argv = sys.argv[1:]
@@ -150,9 +157,13 @@ def _become(app: Any, own: Spare, request: kernel.Request) -> None:
     _check_connection(app, request)
     for port in range(1, 6):
         os.rename("%s-%d" % (own.sockets, port), "%s-%d" % (request.sockets, port))
+
+
+def _begin(app: Any, shell: Any, request: kernel.Request) -> None:
+    """Begin what a shell begins with, in the notebook's place."""
     shell.init_environment()
     shell.starting_dir = os.getcwd()
-    _begin_history(app, shell, request)
+    begin_history(app, shell, request)
     shell.init_user_ns()
     name = os.environ.get("JPY_SESSION_NAME")
     if name:
@@ -173,18 +184,28 @@ def _check_connection(app: Any, request: kernel.Request) -> None:
         raise UnfitError("this ipykernel does not take up another connection")
 
 
-def _begin_history(app: Any, shell: Any, request: kernel.Request) -> None:
+def _has_startup(app: Any) -> bool:
+    """Whether the user has files that run when a shell starts."""
+    folders = (os.path.join(folder, "startup") for folder in app.config_file_paths)
+    files = (name for folder in folders if os.path.isdir(folder) for name in os.listdir(folder))
+    return STARTUP in os.environ or any(name.endswith((".py", ".ipy")) for name in files)
+
+
+def begin_history(app: Any, shell: Any, request: kernel.Request) -> None:
+    """A session of the notebook's; none where this IPython cannot change to one."""
     for config in (app.config, app.kernel.config, shell.config):
         config.IPKernelApp.connection_file = request.connection_file
         config.pop("HistoryManager", None)
         for word in request.arguments:
             config.HistoryManager.hist_file = word[len(HISTORY_FILE) :]
     former = shell.history_manager
-    shell.init_history()
-    at = shell.configurables.index(former)
-    shell.configurables[at] = shell.configurables.pop()
-    if not shell.history_manager.enabled:
-        raise UnfitError("this IPython has no history")
+    try:
+        shell.init_history()
+        at = shell.configurables.index(former)
+        shell.configurables[at] = shell.configurables.pop()
+    except Exception as error:
+        shell.history_manager = former
+        print("this kernel keeps no history: %r" % error, file=sys.__stderr__, flush=True)
 
 
 def raise_score() -> Optional[str]:

@@ -8,11 +8,11 @@ import json
 import os
 import socket
 from dataclasses import asdict
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set, Tuple
+from typing import Any, Awaitable, Callable, Dict, List, NamedTuple, Optional, Set, Tuple
 
 from . import processes
 from .begin import Preloading, preload, python
-from .kernel import CLOSED, PID, READY, Preparation, Request, Setup, is_start_bound
+from .kernel import CLOSED, GO, PID, READY, Preparation, Request, Setup, is_start_bound
 from .paths import kernel_path, user_site
 from .prepared import remember
 from .room import Room
@@ -36,7 +36,7 @@ class Started(NamedTuple):
 class Starter:
     """`on_ready(kernel)` is called when a kernel can be reached, `on_closed(kernel)` when it cannot any more.
 
-    `early` is a zygote on its way.
+    `is_over(kernel)` waits for the end of one. `early` is a zygote on its way.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class Starter:
         folder: str,
         on_ready: Callable[[str], None],
         on_closed: Callable[[str], None],
+        is_over: Callable[[str], Awaitable[None]],
         early: Optional[Preloading],
         *,
         sockets: str,
@@ -55,11 +56,18 @@ class Starter:
         self._folder = folder
         self._on_ready = on_ready
         self._on_closed = on_closed
+        self._is_over = is_over
         self._setup: Optional[Setup] = None
         self._env: Dict[str, str] = {}
         self._zygote: Optional[Zygote] = None
         self._following: Set[asyncio.Future[None]] = set()
         self._spares = Spares(folder, sockets, self._begin_spare, room)
+
+    @property
+    def pids(self) -> Set[int]:
+        """Zygote and spares."""
+        zygote = set() if self._zygote is None or self._zygote.ended else {self._zygote.pid}
+        return zygote | self._spares.pids
 
     def prepare(self, path: List[str], first: bool, env: Dict[str, str], spares: int) -> None:
         """Say where ipykernel is, and warm a zygote and spare kernels, unless that is so already.
@@ -213,6 +221,9 @@ class Starter:
                 await line.reader.readexactly(skip)
                 if await line.reader.readexactly(1) == READY:
                     self._on_ready(request.kernel)
+                    if request.after:
+                        await self._is_over(request.after)
+                        line.writer.write(GO)
                     if await line.reader.readexactly(1) == CLOSED:
                         self._on_closed(request.kernel)
             except (EOFError, OSError):
