@@ -950,7 +950,7 @@ def test_kernels_of_a_lost_client_end_after_its_grace_time_and_not_before(site: 
 
 
 @pytest.mark.parametrize("env", [{}, {"PYTHONUNBUFFERED": "1"}], ids=["fork", "start"])
-def test_one_that_comes_after_another_takes_requests_and_serves_them_then(
+def test_one_that_comes_after_another_says_who_it_is_and_does_the_rest_then(
     site: Site, env: dict[str, str]
 ) -> None:
     async def work() -> None:
@@ -959,10 +959,20 @@ def test_one_that_comes_after_another_takes_requests_and_serves_them_then(
         process = await site.kernel(agent, after=former.id, env=env)
         async with site.client(process) as client:
             client.kernel_info()
+            assert (await client.get_shell_msg(timeout=LIMIT))["msg_type"] == "kernel_info_reply"
+            client.execute("done = True")
+            with pytest.raises(Empty):
+                await client.get_shell_msg(timeout=0.5)
+            # It would end the event loop, were it heard there.
+            process.signal(signal.SIGINT)
             with pytest.raises(Empty):
                 await client.get_shell_msg(timeout=0.5)
             former.end()
-            assert (await client.get_shell_msg(timeout=LIMIT))["msg_type"] == "kernel_info_reply"
+            reply = await client.get_shell_msg(timeout=LIMIT)
+            assert (reply["msg_type"], reply["content"]["status"]) == ("execute_reply", "ok")
+        assert await site.run(process, "", "done") == "True"
+        handler = "str(__import__('signal').getsignal(__import__('signal').SIGINT))"
+        assert "default_int_handler" in await site.run(process, "", handler)
         later = await site.kernel(agent, after=former.id)
         assert await site.run(later, "", "1 + 1") == "2"
         await agent.close()

@@ -104,7 +104,8 @@ def test_it_takes_requests_while_the_former_is_taken_apart_and_serves_them_then(
     with slow_kernel(project, ENDING_LATE) as kernel:
         kernel.manager.restart_kernel()
         assert kernels(project) == 2
-        request = kernel.client.kernel_info()
+        kernel.client.wait_for_ready(timeout=live.LIMIT)
+        request = kernel.client.execute("print(1)")
         with pytest.raises(Empty):
             kernel.client.get_shell_msg(timeout=1)
         assert not (project.path / "over").exists()

@@ -22,13 +22,12 @@ START_BOUND = ("PYTHON", "LD_", "LC_", "MALLOC_", "GLIBC_")
 START_BOUND_NAMES = ("LANG", "LANGUAGE")
 
 #: On the line, a socket to the agent: a process reports its pid, gets the length and then the JSON of its
-#: request, and says `READY` when it can be reached, `CLOSED` when it cannot any more. One that comes
-#: after another takes requests from `READY` on, and serves them once it is told to `GO`.
+#: request, and says `READY` when it can be reached, `CLOSED` when it cannot any more. `holding` has what
+#: one is told that comes after another.
 PID = struct.Struct(">I")
 LENGTH = struct.Struct(">I")
 READY = b"R"
 CLOSED = b"C"
-GO = b"G"
 
 #: Seconds.
 ADOPTION_LIMIT = 5.0
@@ -185,7 +184,7 @@ def own_arguments(connection_file: str) -> List[str]:
 
 def serve(app: Any, request: Request, line: socket.socket, *, is_told: bool = False) -> None:
     """Say that the kernel can be reached, unless the agent `is_told`, and be it to its end."""
-    from . import notices
+    from . import holding, notices
 
     if request.notice:
         previous.announce(app.shell, request.notice)
@@ -195,15 +194,8 @@ def serve(app: Any, request: Request, line: socket.socket, *, is_told: bool = Fa
     _say_idle_once_started(app.kernel)
     _end_in_order(app)
     if request.after:
-        _await_turn(line)
+        holding.hold(app.kernel, line)
     app.start()
-
-
-def _await_turn(line: socket.socket) -> None:
-    """What is asked for meanwhile waits in the sockets."""
-    line.settimeout(None)
-    if line.recv(1) != GO:
-        sys.exit("the agent no longer wants this kernel")
 
 
 def _say_idle_once_started(kernel: Any) -> None:

@@ -12,7 +12,8 @@ from typing import Any, Awaitable, Callable, Dict, List, NamedTuple, Optional, S
 
 from . import processes
 from .begin import Preloading, preload, python
-from .kernel import CLOSED, GO, PID, READY, Preparation, Request, Setup, is_start_bound
+from .holding import GO
+from .kernel import CLOSED, PID, READY, Preparation, Request, Setup, is_start_bound
 from .paths import kernel_path, user_site
 from .prepared import remember
 from .room import Room

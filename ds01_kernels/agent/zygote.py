@@ -99,7 +99,7 @@ def _preload(setup: kernel.Setup, began: int) -> Dict[str, Stamp]:
     # project's own is too old, the copy comes first until everything it consists of is imported.
     setup.put_on_path()
     importlib.import_module("ipykernel.kernelapp")
-    for name in (".notices", ".spare"):
+    for name in (".holding", ".notices", ".spare"):
         importlib.import_module(kernel.__package__ + name)
     _import([*LATE_IMPORTS, *(LAST_IMPORTS if setup.first else ())])
     if setup.first:
