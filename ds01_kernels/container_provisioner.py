@@ -72,10 +72,9 @@ class ContainerProvisioner(KernelProvisionerBase):
         self._is_restart = self._channels is not None
         if self._channels is None:
             self._channels = Channels()
-            manager: Any = self.parent
-            hasten(manager.context)
+            hasten(self._manager.context)
         encryption = kwargs.pop("transport_encryption", None)
-        self.connection_info = for_clients(self.parent, self._channels.ip, encryption)
+        self.connection_info = for_clients(self._manager, self._channels.ip, encryption)
         arguments = ipykernel_arguments(self.kernel_spec.argv) + list(kwargs.pop("extra_arguments", []))
         # Fills in the kernelspec's own variables from all that we were given; the choice comes after.
         kwargs = await super().pre_launch(cmd=[*self.kernel_spec.argv, *arguments], **kwargs)
@@ -114,9 +113,7 @@ class ContainerProvisioner(KernelProvisionerBase):
     async def _start(self, project: Project, kwargs: dict[str, Any]) -> Started:
         assert self._channels is not None
         if (successor := self._successor) is not None:
-            manager: Any = self.parent
-            patience = self.get_shutdown_wait_time(manager.shutdown_wait_time)
-            if taken := await successor.take(self._request(project, kwargs), patience):
+            if taken := await successor.take(self._request(project, kwargs), self._patience):
                 return taken
             # First, so that whoever was led to it comes to what is started instead.
             await successor.drop()
@@ -150,8 +147,7 @@ class ContainerProvisioner(KernelProvisionerBase):
     async def _lead_to(self, prefix: str) -> None:
         assert self._channels is not None
         if self._is_restart:
-            manager: Any = self.parent
-            await lead_back(self._channels, prefix, manager.context)
+            await lead_back(self._channels, prefix, self._manager.context)
         else:
             self._channels.point_at(prefix)
 
@@ -173,15 +169,11 @@ class ContainerProvisioner(KernelProvisionerBase):
         )
 
     def _adopt(self, started: Started) -> None:
-        self._process = started.process
-        self._predecessor.is_now(started.process)
-        self.log.info(
-            "Kernel %s of project %s runs in %s as process %d",
-            self.kernel_id,
-            self._name,
-            started.container.name,
-            started.process.pid,
-        )
+        process, container = started.process, started.container
+        self._process = process
+        self._predecessor.is_now(process)
+        where = (self.kernel_id, self._name, container.name, process.pid)
+        self.log.info("Kernel %s of project %s runs in %s as process %d", *where)
         self._report_end(started)
 
     # When it cannot start
@@ -229,9 +221,18 @@ class ContainerProvisioner(KernelProvisionerBase):
             await self._tell(passing.end)
 
     @property
+    def _manager(self) -> Any:
+        return self.parent
+
+    @property
+    def _patience(self) -> float:
+        """Seconds that Jupyter gives a kernel for its end."""
+        return self.get_shutdown_wait_time(self._manager.shutdown_wait_time)
+
+    @property
     def _is_headless(self) -> bool:
         # Servers watch their kernels; nbclient, papermill and scripts use managers that do not.
-        return not hasattr(self.parent, "restarter_class")
+        return not hasattr(self._manager, "restarter_class")
 
     def _log_line(self, text: str) -> None:
         if text.strip():
@@ -326,12 +327,11 @@ class ContainerProvisioner(KernelProvisionerBase):
             return
         if isinstance(process, ExplainingKernel) or process.exit is not None:
             return
-        manager: Any = self.parent
 
         async def begin() -> Successor:
             launcher = (await self._workbench.flows(project)).launcher
             request = replace(self._request(project, kwargs), after=process.id)
-            return Successor(launcher, project, process, request, channels, manager.context)
+            return Successor(launcher, project, process, request, channels, self._manager.context)
 
         self._successor = await self._workbench.run(begin())
 
@@ -346,7 +346,7 @@ class ContainerProvisioner(KernelProvisionerBase):
             self._asked_the_dead, self._silent_until = False, time.monotonic() + LINGER
         if restart and (successor := self._successor) is not None:
             # Jupyter has just removed the paths, and waits for a while.
-            await self._tell(successor.former_has_closed)
+            await self._tell(successor.former_has_closed, self._patience)
         if not restart:
             if self._successor is not None:
                 await self._tell(self._successor.former.end)

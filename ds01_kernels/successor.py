@@ -24,7 +24,7 @@ from .errors import Ds01Error
 from .launch import Launcher
 from .projects import Project
 from .reconnecting import listeners_are_back, point_listeners, point_requests
-from .station import Started
+from .station import Started, Station
 
 log = logging.getLogger("ds01_kernels")
 
@@ -52,29 +52,43 @@ class Successor:
         self._channels = channels
         self._context = context
         self._is_taken = False
-        self._leading: asyncio.Future[None] | None = None
+        #: Since the former has closed its sockets. Its end is seen to even when this is dropped.
+        self._ending: asyncio.Task[None] | None = None
+        self._leading: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[Station] | None = None
         launcher.reserved.add(request.process)
         self._beginning = asyncio.ensure_future(self._begin())
         _let_fail(self._beginning)
 
-    def former_has_closed(self) -> None:
-        """Lead there those who listened to it: nobody is connected to it any more."""
-        if self._leading is None:
-            self._leading = asyncio.ensure_future(self._lead())
-            _let_fail(self._leading)
+    def former_has_closed(self, patience: float) -> None:
+        """See to its end, and lead there those who listened to it: nobody is connected to it any more.
+
+        `patience` is how many seconds Jupyter gives a kernel for its end.
+        """
+        if self._ending is not None:
+            return
+        all_ending = self._launcher.ending
+        self._ending = all_ending[self.former] = asyncio.create_task(_see_out(self.former, patience))
+        self._ending.add_done_callback(lambda _: all_ending.pop(self.former, None))
+        # Others may have changed the image or the settings: looked at as for every start.
+        self._looking = asyncio.create_task(self._launcher.reach(self._project))
+        self._leading = asyncio.create_task(self._lead())
+        _let_fail(self._looking)
+        _let_fail(self._leading)
 
     async def take(self, request: KernelRequest, patience: float) -> Started | None:
         """The process, now the kernel; None when another one has to be started.
 
         To be called when the former one has closed its sockets. Where another has to be started that one is
-        over; else it will be. `patience` is how many seconds Jupyter gives a kernel for its end.
+        over; else it will be.
         """
+        self.former_has_closed(patience)
+        assert self._ending is not None
         async with self._launcher.idling.busy(self._project):
             is_wanted = _essence(request) == _essence(self._request)
-            ending = self._see_former_out(patience)
             started = await self._led() if is_wanted else None
             if started is None or started.process.exit is not None:
-                await asyncio.wait([ending])
+                await asyncio.wait([self._ending])
                 return None
             point_requests(self._channels, started.prefix)
             self._launcher.follow(self._project, started.process)
@@ -83,11 +97,10 @@ class Successor:
 
     async def _led(self) -> Started | None:
         """What was begun, once clients listen to it; None when it cannot be used."""
-        self.former_has_closed()
+        assert self._looking is not None
         assert self._leading is not None
         try:
-            # Others may have changed the image or the settings: looked at as for every start.
-            station = await self._launcher.reach(self._project)
+            station = await self._looking
             started = await self._beginning
             await self._leading
         except (Ds01Error, OSError) as error:
@@ -95,17 +108,11 @@ class Successor:
             return None
         return started if station.agent is started.process.agent else None
 
-    def _see_former_out(self, patience: float) -> asyncio.Task[None]:
-        """Goes on when this successor is dropped."""
-        former, all_ending = self.former, self._launcher.ending
-        ending = all_ending[former] = asyncio.create_task(_see_out(former, patience))
-        ending.add_done_callback(lambda _: all_ending.pop(former, None))
-        return ending
-
     async def drop(self) -> None:
         """End what was not taken."""
-        if self._leading is not None:
-            self._leading.cancel()
+        for begun in (self._leading, self._looking):
+            if begun is not None:
+                begun.cancel()
         if not self._is_taken:
             self._beginning.cancel()
             with suppress(asyncio.CancelledError, Ds01Error, OSError):
