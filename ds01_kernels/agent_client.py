@@ -16,6 +16,7 @@ from typing import Any
 
 from .agent import protocol
 from .agent_calls import Calls
+from .agent_listener import AgentListener
 from .agent_requests import USUAL, Identity, KernelRequest, Limits
 from .agent_return import reached_or_over
 from .agent_stream import AgentStream, Load, Welcome, exit_of, field, load_of, reach
@@ -144,9 +145,9 @@ class Agent:
         """None while it can be used; else why not."""
         return self._calls.lost
 
-    async def connect(self) -> None:
-        """Reach the agent, starting it if there is none. Raises `AgentError` or `EngineError`."""
-        stream = await self._reach()
+    async def connect(self, listener: AgentListener | None = None) -> None:
+        """Reach the agent, or start it; it may come to `listener`. Raises `AgentError`, `EngineError`."""
+        stream = await self._reach(listener)
         self._welcome(stream.welcome)
         # Once: the file that shows it is removed then, and the container keeps its mounts.
         self.shares_directory = bool(self._nonce[1]) and stream.welcome.nonce == self._nonce[1]
@@ -264,7 +265,7 @@ class Agent:
 
     # The stream
 
-    async def _reach(self) -> AgentStream:
+    async def _reach(self, listener: AgentListener | None = None) -> AgentStream:
         hello = {
             "client": self.identity.id,
             "owner": self.identity.owner,
@@ -272,7 +273,7 @@ class Agent:
             "nonce": self._nonce[0],
             "streams": self._channels.streams.offsets(),
         }
-        return await reach(self.engine, self.container, self._python, hello, self.limits.connect)
+        return await reach(self.engine, self.container, self._python, hello, self.limits.connect, listener)
 
     def _welcome(self, welcome: Welcome) -> None:
         self.survey = welcome.survey

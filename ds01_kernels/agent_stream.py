@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,12 +19,17 @@ from typing import Any
 
 from .agent import loader, protocol
 from .agent.kernel import Preparation
+from .agent_listener import AgentListener
 from .engine import Engine, Stream
-from .errors import AgentError, ContainerExitedError, EngineError, NoPythonError, ProtocolError
+from .errors import AgentError, ContainerExitedError, Ds01Error, EngineError, NoPythonError, ProtocolError
 from .exits import Cause, Exit
 from .text import clean
 
-#: Seconds for the relay and the agent to answer, and for a relay that failed to say the rest of why.
+log = logging.getLogger("ds01_kernels")
+
+#: Seconds for an agent that has come by itself to answer; for the relay and the agent; and for a relay that
+#: failed to say the rest of why.
+WELCOME_LIMIT = 10.0
 CONNECT_LIMIT = 30.0
 REASON_LIMIT = 2.0
 REASON_LENGTH = 4096
@@ -107,16 +113,41 @@ class AgentStream:
 
 
 async def reach(
-    engine: Engine, container: str, python: str, hello: Mapping[str, Any], limit: float = CONNECT_LIMIT
+    engine: Engine,
+    container: str,
+    python: str,
+    hello: Mapping[str, Any],
+    limit: float = CONNECT_LIMIT,
+    listener: AgentListener | None = None,
 ) -> AgentStream:
     """Reach the agent, starting it if there is none, and greet it. Raises `AgentError` or `EngineError`.
 
-    `python` is the interpreter to prefer; `hello` has the fields of that message; `limit` is in seconds.
+    `python` is the interpreter to prefer; `hello` has the fields of that message; `limit` is in seconds. To a
+    `listener` it may come by itself.
     """
+    if listener is not None and (came := await _arrived(listener, hello)):
+        return came
     try:
         return await _reach(engine, container, python, hello, limit)
     except ClosedEarlyError:
         return await _reach(engine, container, python, hello, limit)
+
+
+async def _arrived(listener: AgentListener, hello: Mapping[str, Any]) -> AgentStream | None:
+    """The agent that comes by itself; None where none does."""
+    stream = await listener.accept()
+    if stream is None:
+        return None
+    try:
+        async with asyncio.timeout(WELCOME_LIMIT):
+            return await _greeted(stream, b"", hello)
+    except (Ds01Error, OSError, TimeoutError) as error:
+        log.debug("What came by itself is no agent: %s", error)
+        await stream.close()
+        return None
+    except BaseException:
+        await stream.close()
+        raise
 
 
 async def _reach(
@@ -126,10 +157,7 @@ async def _reach(
     try:
         async with asyncio.timeout(limit):
             received = await _join_relay(stream)
-            await stream.write(
-                protocol.encode({"kind": "hello", "protocol": protocol.VERSION, **hello}),
-            )
-            return await _greeted(stream, received)
+            return await _greeted(stream, received, hello)
     except TimeoutError:
         await stream.close()
         raise AgentError(
@@ -164,7 +192,8 @@ async def _join_relay(stream: Stream) -> bytes:
         may_ask, received = False, rest
 
 
-async def _greeted(stream: Stream, received: bytes) -> AgentStream:
+async def _greeted(stream: Stream, received: bytes, hello: Mapping[str, Any]) -> AgentStream:
+    await stream.write(protocol.encode({"kind": "hello", "protocol": protocol.VERSION, **hello}))
     decoder = protocol.Decoder()
     while received := received or await stream.read():
         messages = _decoded(decoder, received)
@@ -286,10 +315,14 @@ def programs() -> tuple[str, bytes, str]:
     return texts["relay"], loader.program(texts, "begin", []).encode(), digest
 
 
-def early_start(guess: Preparation, file: PurePosixPath) -> bytes:
-    """What is run with a container, from that file, to start the agent in it (`agent.early`)."""
+def early_start(guess: Preparation, file: PurePosixPath, home: PurePosixPath | None = None) -> bytes:
+    """What is run with a container, from that file, to start the agent in it (`agent.early`).
+
+    `home` is the socket at which it is awaited.
+    """
     texts, digest = _source()
-    return loader.program(texts, "early", [digest, guess.encode(), str(file)]).encode()
+    arguments = [digest, guess.encode(), str(file), str(home or "")]
+    return loader.program(texts, "early", arguments).encode()
 
 
 @cache

@@ -6,6 +6,7 @@ change.
     /tmp/ds01-kernels-<uid>/            0700, ours, no link
         c/<random>/                     mounted into one container as /run/ds01
             <process>-1 … <process>-5   the sockets that a kernel process binds
+            home-<random>               of ours, while the container starts: its agent comes there
         k/<pid>-<start>/<random>/       of one process of ours, mounted nowhere
             s-1 … s-5                   what Jupyter connects to: symlinks into the directory above
             b-1 … b-5                   or to sockets of ours, from which the channels go as byte streams

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from .account import PIP_REPORT, Person, account, person_in
 from .agent.kernel import Preparation
+from .agent_listener import AgentListener
 from .agent_stream import early_start, find_python
 from .connection import AGENT, SOCKETS, SocketDirectory
 from .engine import ContainerInfo, ContainerSpec, Engine, EngineInfo, ImageInfo, Mount
@@ -137,11 +138,12 @@ async def ensure(
     store: Path,
     is_idle: Callable[[ContainerInfo], Awaitable[bool]],
     guess: Preparation = NOTHING_KNOWN,
+    listener: AgentListener | None = None,
 ) -> Running:
     """The project's container, running: made when missing, started when stopped, replaced when it is out of
     date and idle.
 
-    `store` is the directory of ipykernel copies; `guess` what its agent will be told. To be called under the
+    `store` is the directory of ipykernel copies; `guess` and `listener` as in `run`. To be called under the
     project's lock. Raises `NotBuiltError` or `EngineError`.
     """
     info, image = await asyncio.gather(find(engine, project), engine.image(project.image_name(os.getuid())))
@@ -155,7 +157,7 @@ async def ensure(
     if info is not None and info.running and _is_cut_off(info):
         info = await _stopped(engine, info, is_idle)
     if info is not None:
-        return await run(engine, info, guess)
+        return await run(engine, info, guess, listener)
     if image is None:
         raise NotBuiltError(
             f"The image of project {project.name} has not been built yet.",
@@ -163,7 +165,7 @@ async def ensure(
         )
     info = await create(engine, project, image, settings, store)
     try:
-        return replace(await run(engine, info, guess), is_new=True)
+        return replace(await run(engine, info, guess, listener), is_new=True)
     except (NoRoomError, asyncio.CancelledError):
         # Whoever waits makes another one; whoever does not has nothing lying about.
         await asyncio.shield(_retire_unless_running(engine, info))
@@ -244,15 +246,25 @@ def _digest(settings: Settings) -> str:
     return hashlib.sha256(json.dumps(given, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-async def run(engine: Engine, info: ContainerInfo, guess: Preparation = NOTHING_KNOWN) -> Running:
-    """Start it if it does not run. Raises `ContainerExitedError` or `EngineError`."""
+async def run(
+    engine: Engine,
+    info: ContainerInfo,
+    guess: Preparation = NOTHING_KNOWN,
+    listener: AgentListener | None = None,
+) -> Running:
+    """Start it if it does not run. Raises `ContainerExitedError` or `EngineError`.
+
+    `guess` is what its agent will be told, which comes to `listener` where it can.
+    """
     sockets = SocketDirectory.recorded(info.labels.get(LABEL_SOCKETS, ""))
     if info.running:
         return Running(info, sockets if sockets and sockets.is_usable() else None)
     if sockets is not None:
         # /tmp may have been cleaned since, or somebody may have put something else there.
         sockets.renew()
-        await asyncio.to_thread(sockets.write_agent, early_start(guess, SOCKETS / AGENT))
+        name = listener.open(sockets.path) if listener is not None else ""
+        program = early_start(guess, SOCKETS / AGENT, SOCKETS / name if name else None)
+        await asyncio.to_thread(sockets.write_agent, program)
     # By its name, which is in what may be said of it.
     await engine.start(info.name)
     started = await engine.container(info.id)

@@ -13,6 +13,7 @@ from typing import Any
 
 from . import containers, elsewhere, ipykernel_store
 from .agent_client import Agent, KernelProcess
+from .agent_listener import AgentListener
 from .agent_requests import Identity, KernelRequest
 from .agent_stream import Load
 from .containers import STOP_GRACE, Running
@@ -166,15 +167,18 @@ class Launcher:
     async def reach_held(self, project: Project) -> Station:
         """The same for who holds the project's lock."""
         settings = await asyncio.to_thread(self._settings, project)
-        running = await containers.ensure(
-            self.engine,
-            project,
-            settings,
-            store=await asyncio.to_thread(ipykernel_store.store_root),
-            is_idle=self._is_idle,
-            guess=self.preparations.guess(project),
-        )
-        station = self._reached[project.path] = await self._station(project, running, settings.python)
+        with AgentListener() as listener:
+            running = await containers.ensure(
+                self.engine,
+                project,
+                settings,
+                store=await asyncio.to_thread(ipykernel_store.store_root),
+                is_idle=self._is_idle,
+                guess=self.preparations.guess(project),
+                listener=listener,
+            )
+            station = await self._station(project, running, settings.python, listener)
+        self._reached[project.path] = station
         return station
 
     async def adopt(self, project: Project, process: str, client: str) -> Started:
@@ -236,7 +240,9 @@ class Launcher:
             return agent.survey, await agent.load()
 
     @asynccontextmanager
-    async def visit(self, info: ContainerInfo, python: str = "") -> AsyncIterator[Agent]:
+    async def visit(
+        self, info: ContainerInfo, python: str = "", listener: AgentListener | None = None
+    ) -> AsyncIterator[Agent]:
         """The agent of a running container, whether or not kernels of ours run there. Raises the same."""
         station = self._stations.get(info.id)
         if station is not None and station.agent.lost is None:
@@ -245,7 +251,7 @@ class Launcher:
         # Not as ourselves: to say hello with our name would end a predecessor's kernels.
         stranger = Identity(f"visitor-{os.urandom(8).hex()}", "", 0)
         visitor = Agent(self.engine, info.id, stranger, ("", ""), python)
-        await visitor.connect()
+        await visitor.connect(listener)
         try:
             yield visitor
         finally:
@@ -265,9 +271,11 @@ class Launcher:
         settings = await asyncio.to_thread(self._settings, project)
         info = await self._create_beside(project, image_id, settings, f"trial-{os.urandom(4).hex()}")
         try:
-            running = await containers.run(self.engine, info, self.preparations.guess(project))
-            async with self.visit(running.info, settings.python) as agent:
-                yield agent
+            with AgentListener() as listener:
+                guess = self.preparations.guess(project)
+                running = await containers.run(self.engine, info, guess, listener)
+                async with self.visit(running.info, settings.python, listener) as agent:
+                    yield agent
         finally:
             await asyncio.shield(containers.retire(self.engine, info))
 
@@ -281,10 +289,10 @@ class Launcher:
         """
         settings = await asyncio.to_thread(self._settings, project)
         info = await self._create_beside(project, image_id, settings, beside, host)
-        running = replace(
-            await containers.run(self.engine, info, self.preparations.guess(project)), is_new=True
-        )
-        station = await self._station(project, running, settings.python, is_noticed=False)
+        with AgentListener() as listener:
+            guess = self.preparations.guess(project)
+            running = replace(await containers.run(self.engine, info, guess, listener), is_new=True)
+            station = await self._station(project, running, settings.python, listener, is_noticed=False)
         await self.preparations.make(project, station, curve=False)
         return station
 
@@ -327,7 +335,13 @@ class Launcher:
             return False
 
     async def _station(
-        self, project: Project, running: Running, python: str, *, is_noticed: bool = True
+        self,
+        project: Project,
+        running: Running,
+        python: str,
+        listener: AgentListener,
+        *,
+        is_noticed: bool = True,
     ) -> Station:
         known = self._stations.get(running.info.id)
         if known is not None and known.agent.lost is None:
@@ -347,7 +361,7 @@ class Launcher:
             why_ended=lambda exit_: self.why_ended(running.info.name, exit_),
         )
         try:
-            await agent.connect()
+            await agent.connect(listener)
         except (AgentError, ContainerExitedError) as error:
             raise await why_unreachable(self.engine, running.info, error) from error
         finally:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import socket
 from asyncio.subprocess import Process
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
+from ds01_kernels.connection import SOCKETS
 from ds01_kernels.engine import ContainerInfo, ContainerSpec, EngineInfo, NodeInfo
 from ds01_kernels.errors import NoRoomError
 
@@ -42,6 +44,15 @@ class FakeContainer:
             node=node,
             problem="",
         )
+        self._decline()
+
+    def _decline(self) -> None:
+        """Nothing comes out of it by itself: whoever waits for that (`agent_listener`) is told so."""
+        for mount in self.spec.mounts:
+            if mount.target == SOCKETS:
+                for path in filter(Path.is_socket, mount.source.iterdir()):
+                    with socket.socket(socket.AF_UNIX) as caller, suppress(OSError):
+                        caller.connect(str(path))
 
     def end(self, exit_code: int, oom_killed: bool = False) -> None:
         if self.info.running:

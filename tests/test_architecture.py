@@ -31,6 +31,7 @@ LAYERS = (
         "configuration",
         "options",
         "agent_client",
+        "agent_listener",
         "agent_stream",
         "agent_calls",
         "channel_streams",

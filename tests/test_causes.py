@@ -499,6 +499,8 @@ def test_where_no_kernel_starts_again_the_end_of_the_last_is_said_with_the_reaso
 def test_the_connection_is_lost_for_longer_than_the_grace_time(shaky: Place, ipykernel_image: str) -> None:
     assert shaky.proxy is not None
     project = shaky.house.project("thesis", ipykernel_image)
+    # To whoever starts a container itself the agent comes past the engine.
+    assert shaky.house.ds01("container-deploy", project.name).returncode == 0
     kernel = shaky.server.start_session(f"{project.name}/a.ipynb", f"ds01-{project.name}")
     with kernel.connected():
         kernel.run("x = 1")

@@ -35,6 +35,7 @@ from live import (
 
 import ds01_kernels
 from ds01_kernels.connection import run_root
+from ds01_kernels.workbench import Workbench
 
 pytestmark = pytest.mark.engine
 
@@ -212,7 +213,7 @@ def every_method_answers(kernel: LiveKernel) -> None:
 
 
 def test_the_engine_is_out_of_reach_for_a_moment(project: ProjectFolder) -> None:
-    with a_proxy() as proxy, a_kernel(f"ds01-{project.name}") as kernel:
+    with a_proxy(project) as proxy, a_kernel(f"ds01-{project.name}") as kernel:
         kernel.run("kept = 1")
         proxy.close()
         assert kernel.run("print(kept)") == "1\n"
@@ -228,7 +229,7 @@ def test_the_engine_is_out_of_reach_for_a_moment(project: ProjectFolder) -> None
 
 
 def test_what_is_asked_while_the_engine_is_out_of_reach_is_done_later(project: ProjectFolder) -> None:
-    with a_proxy() as proxy, a_kernel(f"ds01-{project.name}") as kernel:
+    with a_proxy(project) as proxy, a_kernel(f"ds01-{project.name}") as kernel:
         request = kernel.started("import time\nprint('begun', flush=True)\nwhile True: time.sleep(0.01)")
         proxy.close()
         kernel.manager.interrupt_kernel()
@@ -237,7 +238,7 @@ def test_what_is_asked_while_the_engine_is_out_of_reach_is_done_later(project: P
 
 
 def test_the_engine_stays_out_of_reach(site: Site, project: ProjectFolder) -> None:
-    with a_proxy() as proxy, a_kernel(f"ds01-{project.name}") as kernel:
+    with a_proxy(project) as proxy, a_kernel(f"ds01-{project.name}") as kernel:
         proxy.close()
         until(lambda: kernel.code is not None)
         kernel.restart()
@@ -251,7 +252,7 @@ def test_the_engine_stays_out_of_reach(site: Site, project: ProjectFolder) -> No
 
 
 def test_an_engine_that_was_never_there_is_said_so(project: ProjectFolder) -> None:
-    with a_proxy() as proxy:
+    with a_proxy(project) as proxy:
         proxy.close()
         with a_kernel(f"ds01-{project.name}") as kernel:
             assert "cannot be reached" in kernel.explanation()
@@ -260,8 +261,12 @@ def test_an_engine_that_was_never_there_is_said_so(project: ProjectFolder) -> No
 
 
 @contextmanager
-def a_proxy() -> Iterator[EngineProxy]:
-    """This process reaches the engine through the proxy alone."""
+def a_proxy(project: ProjectFolder) -> Iterator[EngineProxy]:
+    """This process reaches the engine, and the project's container, through the proxy alone."""
+    # To whoever starts a container itself the agent comes past the engine.
+    workbench = Workbench.open()
+    workbench.call(workbench.launcher.deploy(workbench.projects().get(project.name)))
+    leave()
     path = run_root() / f"proxy-{os.getpid()}.sock"
     proxy = EngineProxy(path)
     with pytest.MonkeyPatch.context() as patch:

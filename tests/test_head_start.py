@@ -60,10 +60,10 @@ def test_what_was_kept_and_cannot_be_read_is_left_aside(site: Site, text: str) -
     run(site, work)
 
 
-def started_early(site: Site, guess: Preparation) -> subprocess.Popen[bytes]:
+def started_early(site: Site, guess: Preparation, home: Path | None = None) -> subprocess.Popen[bytes]:
     """What is run with a container; a shell lets what it starts beside itself ignore two signals."""
     file = site.folder / "early"
-    file.write_bytes(early_start(guess, PurePosixPath(file)))
+    file.write_bytes(early_start(guess, PurePosixPath(file), home))
     text = f"exec(open({str(file)!r}).read()) # ds01 zygote"
     command = f"trap '' INT QUIT; exec {PYTHON} -Xfrozen_modules=off -c \"$0\""
     env = {"HOME": str(site.folder), "LANG": "C.UTF-8", "PATH": os.environ["PATH"]}

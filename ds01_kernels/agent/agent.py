@@ -1,9 +1,10 @@
 """The agent: one process in the container, detached, through which everything there is done.
 
 It listens on a unix socket in its own private folder. Clients (a server, a command line) come through relays;
-each owns the kernels that it asked for. When a client's stream is lost, its kernels have its grace time left;
-when it says goodbye, or another process takes over its `owner` name, they end at once. With no client and no
-kernel left for a while the agent ends itself.
+one that has just started the container waits for the agent to come to it. Each owns the kernels that it asked
+for. When a client's stream is lost, its kernels have its grace time left; when it says goodbye, or another
+process takes over its `owner` name, they end at once. With no client and no kernel left for a while the agent
+ends itself.
 """
 
 from __future__ import annotations
@@ -31,12 +32,15 @@ LOG_PAUSE = 5.0
 MEMORY_PAUSE = 5.0
 
 
-def main(path: str, told: int, early: Optional[Preloading]) -> None:
-    """`early` is a zygote that was started before all else, with what the last agent here was told."""
+def main(path: str, told: int, early: Optional[Preloading], waiting: Optional[socket.socket]) -> None:
+    """`early` is a zygote that was started before all else, with what the last agent here was told.
+
+    `waiting` is a connection to a client that waits for us.
+    """
     processes.end_orphans()
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
-    loop.run_until_complete(Agent(path, early).serve(told))
+    loop.run_until_complete(Agent(path, early).serve(told, waiting))
 
 
 class Agent:
@@ -69,7 +73,7 @@ class Agent:
         self._over = asyncio.Event()
         self._needed = 0.0
 
-    async def serve(self, told: int) -> None:
+    async def serve(self, told: int, waiting: Optional[socket.socket]) -> None:
         """Listen, say so on the descriptor `told`, and go on until nobody needs us."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGCHLD, self._reap)
@@ -84,6 +88,8 @@ class Agent:
         ours = _inode(self.path)
         os.write(told, b"1")
         os.close(told)
+        if waiting is not None:
+            await loop.connect_accepted_socket(self._protocol, waiting)
         self._needed = loop.time()
         self._check_idle()
         self._check_logs()
@@ -141,6 +147,10 @@ class Agent:
     def _packages_changed(self) -> None:
         for session in list(self.sessions):
             session.send(kind="packages-changed")
+
+    def _protocol(self) -> asyncio.StreamReaderProtocol:
+        """What `asyncio.start_unix_server` makes for a connection."""
+        return asyncio.StreamReaderProtocol(asyncio.StreamReader(), self._accept)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await Session(self, reader, writer).run()

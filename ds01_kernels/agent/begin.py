@@ -29,9 +29,13 @@ class Preloading(NamedTuple):
     channel: socket.socket
 
 
-def main(told: Optional[Dict[str, Any]] = None, pid: int = 0, channel: int = -1) -> None:
-    """Be the agent. `told` is a `Preparation`, and `pid` a zygote that was forked with it (`early.py`)."""
+def main(told: Optional[Dict[str, Any]] = None, client: int = -1, pid: int = 0, channel: int = -1) -> None:
+    """Be the agent. `told` is a `Preparation`, and `pid` a zygote that was forked with it (`early.py`).
+
+    `client` is the descriptor of a connection to one that waits for us, `channel` that of the zygote's.
+    """
     path, listening = sys.argv[1], int(sys.argv[2])
+    waiting = _ours(socket.socket(fileno=client)) if client >= 0 else None
     processes.become_subreaper()
     prepare_user_site()
     folder = os.path.dirname(path)
@@ -40,13 +44,13 @@ def main(told: Optional[Dict[str, Any]] = None, pid: int = 0, channel: int = -1)
     if likely is not None:
         setup, env = Setup(os.getpid(), likely.path, likely.first), {**os.environ, **likely.env}
         if pid:
-            early = Preloading(setup, env, pid, _channel(socket.socket(fileno=channel)))
+            early = Preloading(setup, env, pid, _ours(socket.socket(fileno=channel)))
         else:
             with suppress(OSError, ValueError):
                 early = preload(loaded, folder, setup, env)
     # Only now: its import takes as long as a quarter of the zygote's.
     agent: Any = importlib.import_module(__package__ + ".agent")
-    agent.main(path, listening, early)
+    agent.main(path, listening, early, waiting)
 
 
 def preload(texts: Dict[str, str], folder: str, setup: Setup, env: Dict[str, str]) -> Preloading:
@@ -61,7 +65,7 @@ def preload(texts: Dict[str, str], folder: str, setup: Setup, env: Dict[str, str
         raise
     finally:
         theirs.close()
-    return Preloading(setup, env, pid, _channel(ours))
+    return Preloading(setup, env, pid, _ours(ours))
 
 
 def python() -> List[str]:
@@ -71,7 +75,7 @@ def python() -> List[str]:
     return [sys.executable, *flags]
 
 
-def _channel(ours: socket.socket) -> socket.socket:
-    ours.set_inheritable(False)
-    ours.setblocking(False)
-    return ours
+def _ours(connection: socket.socket) -> socket.socket:
+    connection.set_inheritable(False)
+    connection.setblocking(False)
+    return connection

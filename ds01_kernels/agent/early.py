@@ -12,19 +12,23 @@ import os
 import signal
 import socket
 import sys
+from contextlib import suppress
 from dataclasses import asdict
-from typing import Any, NoReturn, Sequence
+from typing import NoReturn, Optional
 
 from . import loaded, loader, prepared, processes, relay, zygote
 from .kernel import Preparation, Setup
 
 
-def main(digest: str, guess: str, file: str) -> None:
+def main(digest: str, guess: str, file: str, home: str) -> None:
     """`digest` is the agent's source hash, `guess` what a client will tell it (JSON of a `Preparation`).
 
-    `file` is that of this program, for one start.
+    `file` is that of this program, for one start. At the socket `home` waits the client that has started the
+    container, if any; we connect before all else, so that it sees at once when we end without having become
+    the agent.
     """
     os.remove(file)
+    client = _connected(home)
     # A shell lets what it starts in the background ignore them.
     for signum in (signal.SIGINT, signal.SIGQUIT):
         signal.signal(signum, signal.SIG_DFL)
@@ -40,17 +44,28 @@ def main(digest: str, guess: str, file: str) -> None:
     relay.detach(relay.open_log(path))
     told = prepared.recall(folder, guess)
     if told is None or not _is_fit(told):
-        _become_agent(folder, path, [told and told._asdict()], lock)
+        _become_agent(folder, path, told, lock, client)
     ours, theirs = socket.socketpair()
     pid = os.fork()
     if pid == 0:
-        os.close(lock)
         ours.close()
+        for descriptor in (lock, client):
+            if descriptor >= 0:
+                os.close(descriptor)
         os.setsid()
         zygote.main(asdict(Setup(os.getppid(), told.path, told.first)), theirs.detach())
         return
     theirs.close()
-    _become_agent(folder, path, [told._asdict(), pid, ours.fileno()], lock, ours.fileno())
+    _become_agent(folder, path, told, lock, client, pid, ours.detach())
+
+
+def _connected(home: str) -> int:
+    """The descriptor of a connection to that socket; -1 where nobody waits there."""
+    with suppress(OSError):
+        client = relay.connect(home)
+        if client is not None:
+            return client.detach()
+    return -1
 
 
 def _is_fit(told: Preparation) -> bool:
@@ -59,9 +74,19 @@ def _is_fit(told: Preparation) -> bool:
     return is_same and not zygote.has_threads()
 
 
-def _become_agent(folder: str, path: str, arguments: Sequence[Any], lock: int, *inherited: int) -> NoReturn:
+def _become_agent(
+    folder: str,
+    path: str,
+    told: Optional[Preparation],
+    lock: int,
+    client: int,
+    pid: int = 0,
+    channel: int = -1,
+) -> NoReturn:
+    arguments = [told and told._asdict(), client, pid, channel]
     text = processes.nameless(folder, loader.program(loaded, "begin", arguments).encode("utf-8"))
-    for descriptor in (text, lock, *inherited):
-        os.set_inheritable(descriptor, True)
+    for descriptor in (text, lock, client, channel):
+        if descriptor >= 0:
+            os.set_inheritable(descriptor, True)
     command = processes.command(text, "agent")
     os.execv(sys.executable, [sys.executable, "-I", "-c", command, path, str(lock)])  # noqa: S606 - no shell
