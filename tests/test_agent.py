@@ -750,7 +750,8 @@ def test_nothing_grows_over_thirty_cycles(site: Site) -> None:
         before = descriptors()
         for number in range(30):
             await cycle(number)
-        await wait_until(lambda: descriptors() == before)
+        # Not the same: the zygote may just have been trying out a kernel.
+        await wait_until(lambda: all(now <= then for now, then in zip(descriptors(), before, strict=True)))
         await wait_until(lambda: children(site.agent_pid()) == site.zygotes())
         await wait_until(lambda: all(not children(zygote) for zygote in site.zygotes()))
         await agent.close()
