@@ -2,7 +2,7 @@
 
 An interpreter needs some 40 ms after its last socket was closed, and a client some 10 ms to connect again.
 So Jupyter is told of the end when the sockets are closed, and led to the next process meanwhile, if that is
-what Jupyter starts then. It takes requests at once, and serves them when the former is over (`agent.kernel`).
+what Jupyter starts then. It takes requests at once, and serves them when the former is over: `agent.holding`.
 """
 
 from __future__ import annotations

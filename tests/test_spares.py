@@ -157,11 +157,15 @@ def test_sessions_in_the_history_are_those_of_notebooks(site: Site, roomy: Path)
     run(site, work)
 
 
+def add_startup_file(site: Site, code: str) -> None:
+    folder = site.folder / ".ipython" / "profile_default" / "startup"
+    folder.mkdir(parents=True)
+    (folder / "00.py").write_text(code)
+
+
 def test_startup_files_run_for_the_notebook(site: Site, roomy: Path) -> None:
     async def work() -> None:
-        startup = site.folder / ".ipython" / "profile_default" / "startup"
-        startup.mkdir(parents=True)
-        (startup / "00.py").write_text("import os; began = (os.getcwd(), os.environ.get('MINE'))")
+        add_startup_file(site, "import os; began = (os.getcwd(), os.environ.get('MINE'))")
         agent = await site.connect(spares=1)
         process = await with_spare(site, agent, cwd="/tmp", env={"MINE": "yes"})
         assert await site.run(process, "", "began") == "('/tmp', 'yes')"
@@ -172,9 +176,7 @@ def test_startup_files_run_for_the_notebook(site: Site, roomy: Path) -> None:
 
 def test_a_startup_file_that_ends_the_process_fails_its_start(site: Site, roomy: Path) -> None:
     async def work() -> None:
-        startup = site.folder / ".ipython" / "profile_default" / "startup"
-        startup.mkdir(parents=True)
-        (startup / "00.py").write_text("import os; os._exit(3)")
+        add_startup_file(site, "import os; os._exit(3)")
         agent = await site.connect(spares=1)
         await waiting(site)
         process = await agent.spawn(site.request())

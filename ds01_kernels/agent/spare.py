@@ -116,7 +116,7 @@ def attend(line: socket.socket, own: Spare) -> None:
         # Nobody waits for the rest, unless something of the user's is in it that could end this process.
         is_told = not _has_startup(app)
         line.sendall(TAKEN + kernel.READY if is_told else TAKEN)
-        _begin(app, app.kernel.shell, request)
+        _begin(app, request)
         app.init_path()
 
     app.load_config_file = _without_files(app)
@@ -159,8 +159,9 @@ def _become(app: Any, own: Spare, request: kernel.Request) -> None:
         os.rename("%s-%d" % (own.sockets, port), "%s-%d" % (request.sockets, port))
 
 
-def _begin(app: Any, shell: Any, request: kernel.Request) -> None:
+def _begin(app: Any, request: kernel.Request) -> None:
     """Begin what a shell begins with, in the notebook's place."""
+    shell = app.kernel.shell
     shell.init_environment()
     shell.starting_dir = os.getcwd()
     begin_history(app, shell, request)
